@@ -48,6 +48,8 @@ class ViewSettings:
     "Which local views the student's class-activation maps propose (§3.2)."
     per_image: float = Field(10, gt=0)            # mean number of views per image (Fig. 6a); sets the class threshold
     cam_threshold: float = Field(0.95, ge=0, lt=1)  # share of the map's range that counts as active (Fig. 7)
+    relative: bool = False                        # a class's map less the mean map of all classes, before it is normalised
+    connected: bool = False                       # only the active region around the peak, not every active position
     offset: float = Field(0.125, ge=0)            # margin on each side, as a share of the image side: 80 px of 640 (§4.1)
     size: int = Field(640, gt=0)                  # input side of the student when it draws maps, px
 
@@ -89,9 +91,10 @@ class Settings:
 PRESETS = dict(
     paper={},
     cpu={"teacher.name": "offline", "teacher.size": None,
-         "labels.max_entropy": 2.0,                                     # ConSE scores are soft: few images fall below 0.5 nats
-         "views.size": 320, "student.backbone": "tf_efficientnet_lite0", "student.size": 160, "student.freeze": 3,
-         "train.epochs": 6, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
+         "labels.max_entropy": 2.0,  # nats, as in the authors' code: ConSE's scores are soft, and few images fall below 0.5
+         "views.size": 320, "views.per_image": 6, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
+         "student.backbone": "tf_efficientnet_lite0", "student.size": 192, "student.freeze": 5,
+         "train.epochs": 4, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
          "train.early_stop": False},
 )
 

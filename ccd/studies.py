@@ -16,6 +16,7 @@ import torch
 from .benchmarks import Benchmark
 from .core import Settings, pick_device, provenance, seed_everything, write_json
 from .distill import Labeller, distill, sound
+from .labels import local_maximum, update
 from .metrics import mean_ap
 from .student import create_student
 from .teacher import load_teacher
@@ -31,11 +32,11 @@ def train_on(
     target,        # [N, C] labels in [0, 1]
     s:Settings     # student, training, seed
 ):                 # the student
-    "The same training as `distill`, on labels that stay as they are."
+    "Plain training on labels that stay as they are: `distill` without update and consistency."
     seed_everything(s.seed)
     student = create_student(s.student, classes, pick_device(s.device))
     trainer = Trainer(student, photos, s.train, s.seed)
-    while trainer.done < s.train.epochs: trainer.epoch(target, s.train.consistency if trainer.done >= s.train.warmup else 0., "train")
+    while trainer.done < s.train.epochs: trainer.epoch(target)
     return student
 
 # %% ../nbs/34_studies.ipynb #14085457
@@ -52,11 +53,11 @@ def compare(
     rows, n = [], len(train)
     label = Labeller(load_teacher(s.teacher, pick_device(s.device)), train.classes, s)
     p = label.probabilities(train.photos, desc="whole photos")
-    initial, _ = label.initial(p)
-    zero = mean_ap(test.truth, label.probabilities(test.photos, desc="zero-shot")) if "zero_shot" in methods else None
-    views = grid_views(n)
-    grid = label.local(label.probabilities(train.photos, views, "3×3 snippets"), views, n) if "grid" in methods else None
-    fixed = {"global": initial, "grid": None if grid is None else s.labels.alpha*initial + (1 - s.labels.alpha)*grid, "ceiling": torch.tensor(train.truth, dtype=torch.float32)}
+    fixed = {"global": p, "ceiling": torch.tensor(train.truth, dtype=torch.float32)}
+    if "zero_shot" in methods: zero = mean_ap(test.truth, label.probabilities(test.photos, desc="zero-shot"))
+    if "grid" in methods:
+        views = grid_views(n)
+        fixed["grid"] = update(p, local_maximum(label.probabilities(train.photos, views, "3×3 snippets"), views.image, n), s.labels.alpha)
     for seed in seeds:
         for m in methods:
             start, one = time.perf_counter(), replace(s, seed=seed)

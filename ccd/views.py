@@ -8,7 +8,7 @@ __all__ = ['propose', 'cam_views', 'grid_views']
 # %% ../nbs/24_views.ipynb #ca08480a
 import torch
 
-from .cam import cam_boxes
+from .cam import cam_boxes, relative_maps
 from .core import ViewSettings
 from .data import Photos, Views, view_batches, whole
 from .student import Student
@@ -39,10 +39,11 @@ def cam_views(
     maps, p = [], []
     for x in view_batches(photos, whole(len(photos)), s.size, batch, "maps"):
         m = student.maps(x.to(device))
-        maps.append(m.half().cpu()); p.append(m.mean((2, 3)).sigmoid().cpu())
+        p.append(m.mean((2, 3)).sigmoid().cpu())
+        maps.append((relative_maps(m) if s.relative else m).half().cpu())
     maps, p = torch.cat(maps), torch.cat(p)
     image, label = propose(p, s.per_image).nonzero(as_tuple=True)
-    boxes = torch.cat([cam_boxes(maps[i, c], s.cam_threshold, s.offset) for i, c in zip(image.split(4096), label.split(4096))])
+    boxes = torch.cat([cam_boxes(maps[i, c], s.cam_threshold, s.offset, s.connected) for i, c in zip(image.split(4096), label.split(4096))])
     return Views(image, boxes, label, p[image, label])
 
 # %% ../nbs/24_views.ipynb #6c4cd33b
