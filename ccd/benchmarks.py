@@ -45,8 +45,9 @@ def read_annotation(
     try:
         xml = parse(path, forbid_dtd=True).getroot()
         w, h = (float(xml.find("size").findtext(k)) for k in ("width", "height"))
-        return [(index[o.findtext("name")], *((float(o.find("bndbox").findtext(k)) - k.endswith("min"))/(w if k[0] == "x" else h) for k in ("xmin", "ymin", "xmax", "ymax")),
-                 o.findtext("difficult") == "1", o.findtext("box_unknown") != "1") for o in xml.iter("object")]
+        side = lambda o, k: min(1., max(0., (float(o.find("bndbox").findtext(k)) - k.endswith("min"))/(w if k[0] == "x" else h)))  # VOC counts pixels from 1
+        return [(index[o.findtext("name")], *(side(o, k) for k in ("xmin", "ymin", "xmax", "ymax")), o.findtext("difficult") == "1", o.findtext("box_unknown") != "1")
+                for o in xml.iter("object")]
     except (OSError, ParseError, DefusedXmlException, AttributeError, TypeError, ValueError, KeyError) as e:
         raise CCDError(f"{path} is not a VOC annotation ({type(e).__name__}: {e}): fetch it again") from None
 

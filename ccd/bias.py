@@ -19,18 +19,20 @@ MIN_VOTES = 5  # fewer top-1 images than this make no estimate
 class Bias:
     "The teacher's class bias."
     value: torch.Tensor  # [C] in (0, 1]: the mean top-1 probability
-    votes: torch.Tensor  # [C] int: the images it rests on; below `MIN_VOTES` the value is borrowed
+    votes: torch.Tensor  # [C] int: the images it rests on; below `MIN_VOTES` the value is a stand-in
 
 def estimate_bias(
     p:torch.Tensor,     # [N, C] softmax probabilities of whole images
     max_entropy:float   # nats; images above it do not vote
 ) -> Bias:
     "Mean top-1 probability per class over low-entropy images (§3.3, Fig. 2d). Never NaN."
-    top, winner = p[entropy(p) <= max_entropy].max(-1) if len(p) else (p.new_zeros(0), torch.zeros(0, dtype=torch.long))
+    top, winner = p[entropy(p) <= max_entropy].max(-1)
     votes = torch.bincount(winner, minlength=p.shape[1])
     mean = torch.zeros(p.shape[1]).index_add_(0, winner, top)/votes.clamp_min(1)
     known = votes >= MIN_VOTES
-    return Bias(torch.where(known, mean, mean[known].min() if known.any() else torch.tensor(1.)), votes)
+    stand_in = p.topk(min(len(p), max(MIN_VOTES, len(p)//100)), dim=0).values.mean(0)
+    if known.any(): stand_in = stand_in.clamp_max(mean[known].min())
+    return Bias(torch.where(known, mean, stand_in), votes)
 
 # %% ../nbs/14_bias.ipynb #b0e0aa1f
 def debias(

@@ -27,11 +27,12 @@ Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE",
 # %% ../nbs/40_cli.ipynb #1627de31
 def _settings(preset, pairs, **given):
     from ccd.core import CCDError, settings
+    given = {k: v for k, v in given.items() if v is not None}
     for p in pairs or []:
         name, eq, value = p.partition("=")
         if not eq: raise CCDError(f"--set {p}: write it as NAME=VALUE")
         given[name.replace(".", "__")] = None if value == "none" else value
-    return settings(preset, **{k: v for k, v in given.items() if v is not None or k in [p.partition("=")[0].replace(".", "__") for p in pairs or []]})
+    return settings(preset, **given)
 
 def _benchmark(name, root, split):
     import ccd.toy  # registers the toy benchmark
@@ -66,10 +67,10 @@ def fit(
     from ccd.core import CCDError, read_json
     from ccd.distill import fit
     if (photos is None) == (benchmark is None): raise CCDError("give a folder of photographs or --benchmark, one of the two")
-    if photos is not None and classes is None: raise CCDError("--classes is missing: a file with one class per line, or \"dog, cat, person\"")
+    if eval_split and not benchmark: raise CCDError("--eval-split needs --benchmark: a folder of photographs has no truth to measure with")
     s = _settings(preset, set_, teacher__name=teacher, student__backbone=backbone, student__weights=weights, train__epochs=epochs, seed=seed, device=device)
     source = photos if benchmark is None else _benchmark(benchmark, root, train_split)
-    run = fit(source, classes, out, s, _benchmark(benchmark, root, eval_split) if benchmark and eval_split else None, limit)
+    run = fit(source, classes, out, s, _benchmark(benchmark, root, eval_split) if eval_split else None, limit)
     _report(run, read_json(run/"metrics.json"), per_class)
 
 # %% ../nbs/40_cli.ipynb #49168e31
@@ -80,7 +81,7 @@ def _report(run, m, per_class):
                *([f"labels, {k}", get("labels", k, "train_map"), ""] for k in ("initial", "local", "final")), ["student", "", get("student", "eval_map")]])
     if per_class and "student" in m:
         _table("average precision on eval, %", ["class", "teacher", "student"], [[c, m["teacher"]["eval_ap"][c], v] for c, v in m["student"]["eval_ap"].items()])
-    if m["quarantined"]: typer.echo(f"{m['quarantined']} photographs could not be decoded and were left out: {run/'quarantine.csv'}")
+    if m["quarantined"]: typer.echo(f"left out because they cannot be decoded: {m['quarantined']} ({run/'quarantine.csv'})")
     typer.echo(f"{m['photos']} photographs, {m['views_per_image']:.1f} views each, {sum(m['seconds'].values()):.0f} s on {m['device']}")
     typer.echo(f"run folder: {run}\nnext: ccd predict {run} PHOTOS/ --out tags.csv")
 

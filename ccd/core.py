@@ -164,7 +164,9 @@ def read_json(path) -> dict:
     except FileNotFoundError: raise CCDError(f"{path} is missing: is this a folder that `ccd fit` wrote?") from None
     except ValueError as e: raise CCDError(f"{path} is not valid JSON ({e}): make it again") from None
 
-# %% ../nbs/00_core.ipynb #9fe712bc
+# %% ../nbs/00_core.ipynb #2dc75604
+def _taken(path): return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
 def new_run(
     out=None,          # the folder; None = the next free runs/<name>-N
     name:str="photos"  # what the run is called when `out` is left out
@@ -172,10 +174,10 @@ def new_run(
     "Make the folder of a new run; `CCDError` where `out` exists and is not empty."
     if out is None:
         n = 1
-        while (Path("runs")/f"{name}-{n}").exists(): n += 1
+        while _taken(Path("runs")/f"{name}-{n}"): n += 1
         out = Path("runs")/f"{name}-{n}"
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise CCDError(f"{out} exists already: give another --out, or remove it")
+    if _taken(out): raise CCDError(f"{out} exists already: give another --out, or remove it")
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise CCDError(f"{out} cannot be made ({e.strerror}): give another --out") from None
     return out

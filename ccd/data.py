@@ -55,16 +55,17 @@ def list_photos(
 
 # %% ../nbs/02_data.ipynb #8d783aac
 def quarantine(
-    photos:Photos
-) -> tuple[list[int], dict[str, str]]:  # index of those that decode, and the reason for each that does not
-    "Decode every photograph once and part the broken from the sound; `CCDError` when none is sound."
+    source              # `Photos`, or what has `photos` and `take`, as a `Benchmark` has
+) -> tuple:             # the source without its broken photographs; the reason for each of those
+    "Decode every photograph once and leave out the broken ones; `CCDError` when none is sound."
+    photos = getattr(source, "photos", source)
     def reason(i):
         try: photos.open(i); return None
         except Exception as e: return (str(e) or type(e).__name__).splitlines()[0]
     with ThreadPoolExecutor() as pool: reasons = list(progress(pool.map(reason, range(len(photos))), "decode", total=len(photos), unit="img"))
     bad = {photos.names[i]: r for i, r in enumerate(reasons) if r}
     if len(bad) == len(photos): raise CCDError(f"none of the {len(photos)} images below {photos.root} can be decoded; the first: {photos.names[0]}: {bad[photos.names[0]]}")
-    return [i for i, r in enumerate(reasons) if not r], bad
+    return source.take([i for i, r in enumerate(reasons) if not r]), bad
 
 # %% ../nbs/02_data.ipynb #94d3db44
 WHOLE = torch.tensor([[0., 0., 1., 1.]])

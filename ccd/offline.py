@@ -58,6 +58,8 @@ class MiniLM:
     "all-MiniLM-L6-v2: sentences to unit vectors [B, 384]."
     def __init__(self):
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+        disable_progress_bar()
         folder = wheel_file("minilm").parent
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval()

@@ -27,9 +27,7 @@ def tag(
 ) -> tuple[list[dict], dict[str, str]]:  # rows (image, tags, scores by class); why each broken photograph was left out
     "Tags and probabilities for every photograph that can be decoded."
     student = model if isinstance(model, Student) else load_model(model, pick_device(device))
-    photos = photos if isinstance(photos, Photos) else list_photos(photos)
-    keep, bad = quarantine(photos)
-    photos = photos.take(keep)
+    photos, bad = quarantine(photos if isinstance(photos, Photos) else list_photos(photos))
     p = predict(student, photos)
     limit = student.threshold.cpu() if threshold is None else torch.full((len(student.classes),), float(threshold))
     rows = []
@@ -63,7 +61,7 @@ def evaluate(
     if student.classes != benchmark.classes:
         other = next((c for c in student.classes if c not in benchmark.classes), None) or next((c for c in benchmark.classes if c not in student.classes), None)
         raise CCDError(f"the model's classes are not those of {benchmark.name}" + (f" ({other!r} is in one only)" if other else " in the same order") + ": evaluate it on the benchmark it was made for")
-    keep, bad = quarantine(benchmark.photos)
+    _, bad = quarantine(benchmark)
     if bad: raise CCDError(f"{benchmark.photos.root/next(iter(bad))} cannot be decoded ({len(bad)} in all): a measured split must be whole, fetch it again")
     p = predict(student, benchmark.photos)
     ap = average_precision(benchmark.truth, p)

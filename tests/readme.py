@@ -1,4 +1,7 @@
-"Build README.md from nbs/index.ipynb: markdown as it is, shown code fenced, text outputs below. `python tests/readme.py` writes it."
+"Build README.md from nbs/index.ipynb: markdown as it is, and what the cells flagged `echo: false` print. `python tests/readme.py` writes it."
+import contextlib
+import io
+import os
 from pathlib import Path
 
 import nbformat
@@ -8,14 +11,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def build() -> str:
     "The text of README.md."
-    parts = []
+    parts, names = [], {}
     for cell in nbformat.read(ROOT/"nbs"/"index.ipynb", as_version=4).cells:
         if cell.cell_type == "markdown": parts.append(cell.source)
-        elif not cell.source.lstrip().startswith("#| hide"):
-            if not cell.source.lstrip().startswith("#| echo: false"): parts.append(f"```python\n{cell.source}\n```")
-            for o in cell.outputs:
-                text = o.get("text") or o.get("data", {}).get("text/markdown") or o.get("data", {}).get("text/plain", "")
-                parts.append(text.strip() if "text/markdown" in o.get("data", {}) else f"```\n{text.rstrip()}\n```")
+        elif cell.source.startswith("#| echo: false"):
+            here = os.getcwd()
+            os.chdir(ROOT/"nbs")
+            try:
+                with contextlib.redirect_stdout(io.StringIO()) as out: exec(cell.source, names)
+            finally: os.chdir(here)
+            parts.append(out.getvalue().strip())
     return "\n\n".join(parts) + "\n"
 
 

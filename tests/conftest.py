@@ -1,0 +1,59 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ccd.core import settings
+from ccd.toy import write_toy
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = dict(student__size=64, views__size=64, views__per_image=2, train__epochs=3, train__warmup=1, student__freeze=5)
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory):
+    "A folder with VOCdevkit/VOCtoy: 20 train and 10 test scenes."
+    root = tmp_path_factory.mktemp("toy")
+    write_toy(root, dict(train=20, test=10), size=64)
+    return root
+
+
+@pytest.fixture(scope="session")
+def photos(toy_root):
+    return toy_root/"VOCdevkit"/"VOCtoy"/"JPEGImages"
+
+
+TOWERS = dict(resnet=dict(layers=[1, 1, 1, 1], width=8, head_width=32), vit=dict(layers=1, width=64, head_width=32, patch_size=16))
+
+
+@pytest.fixture(scope="session", params=list(TOWERS))
+def clip_folder(request, tmp_path_factory):
+    "A genuine open_clip model, small and random, saved as open_clip saves models."
+    import open_clip
+    from safetensors.torch import save_file
+    torch.manual_seed(0)
+    cfg = dict(embed_dim=32, vision_cfg=dict(image_size=64, **TOWERS[request.param]), text_cfg=dict(context_length=77, vocab_size=49408, width=32, heads=2, layers=1))
+    folder = tmp_path_factory.mktemp(request.param)
+    save_file(open_clip.CLIP(**cfg).state_dict(), folder/"open_clip_model.safetensors")
+    (folder/"open_clip_config.json").write_text(json.dumps(dict(model_cfg=cfg, preprocess_cfg=dict(mean=[.5, .4, .3], std=[.2, .2, .3], size=64))))
+    return folder
+
+
+@pytest.fixture
+def small():
+    return lambda **kw: settings("cpu", **SMALL | kw)
+
+
+@pytest.fixture
+def ccd(monkeypatch, capsys):
+    "Run the command line in this process: exit code, standard output, lines of standard error."
+    from ccd.cli import main
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["ccd", *map(str, args)])
+        with pytest.raises(SystemExit) as e: main()
+        got = capsys.readouterr()
+        return e.value.code or 0, got.out, got.err.strip().splitlines()
+    return run

@@ -1,0 +1,79 @@
+"What a user types, and what is said back."
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+FAST = ["--epochs", 2, "--set", "train.warmup=1", "--set", "student.size=64", "--set", "views.size=64", "--set", "views.per_image=2"]
+
+
+def test_folder_to_model_to_tags(ccd, photos, tmp_path):
+    folder = tmp_path/"photos"; shutil.copytree(photos, folder/"deep"/"er")
+    (folder/"text.jpg").write_text("not an image")
+    (tmp_path/"classes.txt").write_text("star\nheart\nhouse\n")
+    code, out, _ = ccd("fit", folder, "--classes", tmp_path/"classes.txt", "--teacher", "offline", "--out", tmp_path/"run", *FAST)
+    assert code == 0 and "cannot be decoded: 1 (" in out
+    assert "text.jpg" in (tmp_path/"run"/"quarantine.csv").read_text()
+    assert "teacher" not in json.loads((tmp_path/"run"/"metrics.json").read_text())
+
+    code, out, err = ccd("predict", tmp_path/"run", folder, "--out", tmp_path/"tags.csv")
+    assert code == 0 and "30 photographs" in out and any("text.jpg" in line for line in err)
+    rows = list(csv.DictReader(open(tmp_path/"tags.csv")))
+    assert len(rows) == 30 and list(rows[0]) == ["image", "tags", "star", "heart", "house"]
+    assert all(0 <= float(r["star"]) <= 1 for r in rows)
+    assert ccd("predict", tmp_path/"run", folder, "--out", tmp_path/"tags.csv")[0] == 2
+
+
+def test_benchmark_with_any_open_clip_teacher(ccd, toy_root, clip_folder, tmp_path):
+    code, out, _ = ccd("fit", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--teacher", f"local-dir:{clip_folder}",
+                       "--out", tmp_path/"run", "--limit", 8, "--backbone", "torchvision/resnet18", "--weights", "random", "--set", "student.freeze=0", "--per-class", *FAST)
+    assert code == 0 and "student" in out and "umbrella" in out
+    m = json.loads((tmp_path/"run"/"metrics.json").read_text())
+    assert set(m["teacher"]) >= {"train_map", "eval_map"} and set(m["labels"]) == {"initial", "local", "final"}
+    assert len(m["student"]["eval_ap"]) == 14 and m["views_per_image"] == 2 and m["device"] == "cpu"
+    assert json.loads((tmp_path/"run"/"config.json").read_text())["settings"]["teacher"]["name"].startswith("local-dir:")
+    code, out, _ = ccd("evaluate", tmp_path/"run", "--benchmark", "toy", "--root", toy_root, "--split", "test", "--limit", 8)
+    assert code == 0 and f"mAP {m['student']['eval_map']:.2f}" in out
+
+
+def bad_classes(tmp_path, text):
+    (tmp_path/"c.txt").write_bytes(text)
+    return tmp_path/"c.txt"
+
+
+@pytest.mark.parametrize("case, words", [
+    ("no folder", "is not a folder"), ("no images", "no images found below"), ("all broken", "none of the 1 images"), ("no classes", "--classes is missing"),
+    ("class file", "no such file"), ("not text", "cannot be read as UTF-8"), ("duplicate", "is there twice"), ("empty name", "class 2 is empty"), ("one class", "at least two"),
+    ("benchmark", "unknown benchmark"), ("no data", "is missing: --root must be"), ("split", "has the splits test, train"), ("out", "exists already"),
+    ("teacher", "unknown teacher"), ("teacher tag", "open_clip knows"), ("hub", "the weights could not be loaded"), ("backbone", "neither torchvision/NAME"),
+    ("weights", "is no file"), ("setting", "unknown setting 'labels.alfa'"), ("value", "labels.alpha = '7'"), ("preset", "unknown preset"), ("device", "is not to be had here"),
+    ("pair", "write it as NAME=VALUE"), ("both", "one of the two"),
+    ("classes too", "has its own"), ("nothing to measure", "needs --benchmark")])
+def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatch, case, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path/"empty").mkdir(); (tmp_path/"broken").mkdir(); (tmp_path/"broken"/"a.jpg").write_text("x"); (tmp_path/"full").mkdir(); (tmp_path/"full"/"x").touch()
+    ok, names, toy = ["fit", photos], ["--classes", "dog, cat"], ["fit", "--benchmark", "toy", "--root", toy_root]
+    args = {
+        "no folder": ["fit", tmp_path/"nowhere", *names], "no images": ["fit", tmp_path/"empty", *names], "all broken": ["fit", tmp_path/"broken", *names],
+        "no classes": ok, "class file": [*ok, "--classes", "nowhere.txt"], "not text": [*ok, "--classes", bad_classes(tmp_path, b"dog\n\xff\xfe\n")],
+        "duplicate": [*ok, "--classes", "dog, cat, Dog"], "empty name": [*ok, "--classes", bad_classes(tmp_path, b"dog\n\ncat\n")], "one class": [*ok, "--classes", bad_classes(tmp_path, b"dog\n")],
+        "benchmark": ["fit", "--benchmark", "voc99"], "no data": ["fit", "--benchmark", "voc07", "--root", tmp_path], "split": [*toy, "--train-split", "val"],
+        "out": [*ok, *names, "--out", tmp_path/"full"], "teacher": [*ok, *names, "--teacher", "clip"], "teacher tag": [*ok, *names, "--teacher", "RN50/opnai"],
+        "hub": [*ok, *names, "--teacher", "hf-hub:org/name"], "backbone": [*ok, *names, "--backbone", "resnet17"], "weights": [*ok, *names, "--weights", "nowhere.pth"],
+        "setting": [*ok, *names, "--set", "labels.alfa=.2"], "value": [*ok, *names, "--set", "labels.alpha=7"], "preset": [*ok, *names, "--preset", "papper"],
+        "device": [*ok, *names, "--device", "cuda:99"], "pair": [*ok, *names, "--set", "labels.alpha"], "both": [*toy, photos, *names],
+        "classes too": [*toy, *names], "nothing to measure": [*ok, *names, "--eval-split", "val"],
+    }[case]
+    if "--out" not in args: args += ["--out", tmp_path/"run"]
+    code, out, err = ccd(*args)
+    assert code == 2 and out == ""
+    assert len(err) == 1 and err[0].startswith("ccd: ") and words in err[0], err
+    assert not (tmp_path/"run").exists() or not any((tmp_path/"run").iterdir()), "the mended command must find its --out free"
+
+
+def test_help_does_not_wait_for_torch():
+    got = subprocess.run([sys.executable, "-X", "importtime", "-m", "ccd.cli"], capture_output=True, text=True)
+    assert " torch" not in got.stderr and " open_clip" not in got.stderr

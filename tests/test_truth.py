@@ -1,0 +1,31 @@
+"Truth never reaches labelling or training: deleted or shuffled, it changes no byte of labels and weights."
+import random
+import shutil
+
+from ccd.distill import fit
+from ccd.toy import TOY14, read_toy
+
+SAME = ("labels.parquet", "views.parquet", "model/model.safetensors")
+
+
+def test_truth_deleted_or_shuffled_gives_the_same_bytes(toy_root, tmp_path, small):
+    with_truth = fit(read_toy(toy_root, "train"), out=tmp_path/"with", s=small(), evaluation=read_toy(toy_root, "test"))
+
+    shuffled = tmp_path/"shuffled"
+    shutil.copytree(toy_root, shuffled)
+    notes = sorted((shuffled/"VOCdevkit"/"VOCtoy"/"Annotations").glob("train_*.xml"))
+    texts = [p.read_text() for p in notes]
+    order = list(range(len(texts))); random.Random(1).shuffle(order)
+    for p, k in zip(notes, order): p.write_text(texts[k])
+    other = read_toy(shuffled, "train")
+    assert (other.truth != read_toy(toy_root, "train").truth).any()
+    with_shuffled = fit(other, out=tmp_path/"run2", s=small())
+
+    without = fit(other.photos, classes=TOY14, out=tmp_path/"without", s=small())
+    for name in SAME:
+        assert (with_truth/name).read_bytes() == (with_shuffled/name).read_bytes() == (without/name).read_bytes(), name
+
+
+def test_another_seed_gives_other_weights(toy_root, tmp_path, small):
+    a, b = (fit(read_toy(toy_root, "train").photos, classes=TOY14, out=tmp_path/str(k), s=small(seed=k)) for k in (0, 1))
+    assert (a/SAME[2]).read_bytes() != (b/SAME[2]).read_bytes()
