@@ -23,7 +23,8 @@ from .data import Photos, Views, list_photos, quarantine
 from .labels import class_probabilities, local_maximum, update
 from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
-from .teacher import Teacher, embed_views, load_teacher
+from .teacher import Teacher, embed_views
+from .teachers import load_teacher
 from .training import Trainer, first_gradient_minimum, predict, pseudo_map
 from .views import cam_views
 
@@ -71,7 +72,7 @@ def distill(
     classes:list[str],             # C names
     s:Settings,                    # every choice
     teacher:Teacher|None=None,     # None = the one that `s.teacher` names
-    on_epoch:Callable|None=None    # called with each epoch's record and a copy of its running predictions [N, C]
+    on_epoch:Callable|None=None    # called with copies of each epoch's record and running predictions [N, C]
 ) -> Distilled:
     "CCD (§3): global labels, warm-up, views, local labels, update, training, stop."
     clock, device = Clock(), pick_device(s.device)
@@ -86,7 +87,7 @@ def distill(
     def epoch(target, beta, stage):
         with clock(stage): loss, running = trainer.epoch(target, beta, stage)
         records.append(dict(epoch=trainer.done, stage=stage, loss=loss, pseudo_map=pseudo_map(target, running)))
-        if on_epoch: on_epoch(records[-1], running.clone())
+        if on_epoch: on_epoch(dict(records[-1]), running.clone())
 
     for _ in range(min(s.train.warmup, s.train.epochs)): epoch(initial, 0., "warm-up")
     with clock("maps"): views = cam_views(student, photos, s.views)

@@ -15,8 +15,7 @@ import timm, torch
 import torch.nn.functional as F
 from timm.data import ImageNetInfo
 
-from .core import CCDError
-from .teacher import autocast
+from .core import CCDError, autocast
 
 # %% ../nbs/11_offline.ipynb #5f096541
 WHEELS = {  # model: (package, file in it, sha256)

@@ -14,9 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .core import CCDError, StudentSettings, atomic, read_json, write_json
+from .core import CCDError, StudentSettings, atomic, autocast, read_json, write_json
 from .offline import LITE_MEAN, LITE_STD, WHEELS, lite_state
-from .teacher import autocast
 
 # %% ../nbs/20_student.ipynb #20a978da
 _BODY = {"blocks", "stages"}                            # containers whose children are stages of their own

@@ -20,7 +20,7 @@ from .distill import Labeller, distill
 from .labels import local_maximum, update
 from .metrics import mean_ap
 from .student import create_student
-from .teacher import load_teacher
+from .teachers import load_teacher
 from .training import Trainer, predict
 from .views import grid_views
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from .benchmarks import BENCHMARKS, Benchmark, read_voc
 from .core import atomic, progress

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Trainer', 'predict', 'pseudo_map', 'first_gradient_minimum']
 
-# %% ../nbs/22_training.ipynb #4e60ed6d
-import copy, math
+# %% ../nbs/22_training.ipynb #2dd58a22
+import math
 
 import numpy as np
 import torch

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from ccd.bias import MIN_VOTES, debias, estimate_bias
 from ccd.cam import around_peak, cam_boxes, normalise
-from ccd.data import Photos, Views, read_views, view_batches
+from ccd.data import Views, read_views, view_batches
 from ccd.labels import class_probabilities, entropy, local_maximum
 from ccd.training import first_gradient_minimum, pseudo_map
 from ccd.views import grid_views, propose

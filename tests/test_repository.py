@@ -1,7 +1,6 @@
 "The repository keeps its own rules: notebooks are the source of truth, clean, and in layers."
 import re
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
