@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -61,6 +61,7 @@ def quarantine(
     photos = getattr(source, "photos", source)
     def reason(i):
         try: photos.open(i); return None
+        except UnidentifiedImageError: return "not an image in any of the formats " + ", ".join(FORMATS)
         except Exception as e: return (str(e) or type(e).__name__).splitlines()[0]
     with ThreadPoolExecutor() as pool: reasons = list(progress(pool.map(reason, range(len(photos))), "decode", total=len(photos), unit="img"))
     bad = {photos.names[i]: r for i, r in enumerate(reasons) if r}

@@ -19,7 +19,7 @@ def show_images(
 ):                    # the figure
     "Images in a grid, with boxes."
     rows = -(-len(images)//columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2*columns, 2.15*rows), dpi=72, squeeze=False)
+    fig, axes = plt.subplots(rows, columns, figsize=(1.4*columns, 1.6*rows), dpi=72, squeeze=False)
     for ax in axes.flat: ax.axis("off")
     for k, (ax, img) in enumerate(zip(axes.flat, images)):
         ax.imshow(img)
