@@ -40,8 +40,9 @@ def test_benchmark_with_any_open_clip_teacher(ccd, toy_root, clip_folder, tmp_pa
 
 
 def bad_classes(tmp_path, text):
-    (tmp_path/"c.txt").write_bytes(text)
-    return tmp_path/"c.txt"
+    path = tmp_path/f"classes{len(text)}.txt"
+    path.write_bytes(text)
+    return path
 
 
 @pytest.mark.parametrize("case, words", [
