@@ -173,7 +173,7 @@ def fit(
         name, classes = source.root.resolve().name or "photos", read_classes(classes)
     if evaluation and evaluation.classes != classes: raise CCDError(f"the evaluation split {evaluation.name} has other classes than the training photographs")
     if limit: source, evaluation = (b and b.take(range(len(b))[:limit]) for b in (source, evaluation))
-    run, clock, bad = new_run(out, name), Clock(), {}
+    run, clock = new_run(out, name), Clock()
     teacher, _ = load_teacher(s.teacher, pick_device(s.device)), create_student(s.student, classes)  # what is missing shows before any work
     with clock("decode"):
         source, bad = quarantine(source)

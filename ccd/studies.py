@@ -79,7 +79,7 @@ def run_comparison(
     rows, origin, out = [], provenance(), Path(out)
     if out.is_file():
         old = read_json(out)
-        if any(old["provenance"][k] != v for k, v in about.items()): raise CCDError(f"{out} holds rows of other settings or data: give another --out, or remove it")
+        if any(old.get("provenance", {}).get(k) != v for k, v in about.items()): raise CCDError(f"{out} holds rows of other settings or data: give another --out, or remove it")
         rows = old["rows"]
 
     def keep(row):
@@ -116,4 +116,4 @@ def result_table(
     lines = ["| method | labels on train, mAP % | eval, mAP % | seeds |", "| --- | --- | --- | --- |"]
     lines += [f"| `{x['method']}` | {a} | {b} | {x['seeds']} |" for x, a, b in zip(rows, best("labels"), best("eval"))]
     return "\n".join(lines) + (f"\n\nTeacher `{p['settings']['teacher']['name']}`; {p['data']}; mean ± standard deviation over seeds; "
-                               f"{p['machine']}, no GPU, {p['seconds']/60:.0f} minutes in all; commit {p['commit']}. Made by `{p['command']}`.")
+                               f"{p['machine']}, {p['seconds']/60:.0f} minutes in all; commit {' and '.join(dict.fromkeys(x['commit'] for x in r['rows']))}. Made by `{p['command']}`.")
