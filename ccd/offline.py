@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from timm.data import ImageNetInfo
 
 from .core import CCDError, autocast
+from .teacher import fingerprint
 
 # %% ../nbs/11_offline.ipynb #5f096541
 WHEELS = {  # model: (package, file in it, sha256)
@@ -81,7 +82,9 @@ class OfflineTeacher:
         self.net = net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.embed_text = MiniLM()
         info = ImageNetInfo()
-        self.names = self.embed_text([f"a photo of the {info.index_to_description(i)}" for i in range(1000)]).to(self.device)
+        names = [f"a photo of the {info.index_to_description(i)}" for i in range(1000)]
+        self.names = self.embed_text(names).to(self.device)
+        self.fingerprint = fingerprint([WHEELS[m][2] for m in ("tf_efficientnet_lite2", "minilm")] + names)
 
     @torch.inference_mode()
     def embed_pixels(self, x):
