@@ -55,11 +55,13 @@ def list_photos(
 
 # %% ../nbs/02_data.ipynb #8d783aac
 def quarantine(
-    source              # `Photos`, or what has `photos` and `take`, as a `Benchmark` has
+    source,             # `Photos`, or what has `photos` and `take`, as a `Benchmark` has
+    sound=None          # [N] bool: photographs known to be sound, which are not decoded again
 ) -> tuple:             # the source without its broken photographs; the reason for each of those
     "Decode every photograph once and leave out the broken ones; `CCDError` when none is sound."
     photos = getattr(source, "photos", source)
     def reason(i):
+        if sound is not None and sound[i]: return None
         try: photos.open(i); return None
         except UnidentifiedImageError: return "not an image in any of the formats " + ", ".join(FORMATS)
         except Exception as e: return (str(e) or type(e).__name__).splitlines()[0]

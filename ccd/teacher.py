@@ -8,7 +8,7 @@ __all__ = ['Teacher', 'embed_views', 'parse_teacher', 'fingerprint', 'resize_att
 # %% ../nbs/10_teacher.ipynb #909d2580
 import hashlib, json, math
 from pathlib import Path
-from typing import Protocol
+from typing import Callable, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +38,16 @@ def embed_views(
     photos:Photos,           # N photographs
     views:Views|None=None,   # V views of them; None = each photograph as a whole
     batch:int=64,            # views per forward pass
-    desc:str="teacher"       # of the progress bar
+    desc:str="teacher",      # of the progress bar
+    keep:Callable|None=None  # called with each batch of embeddings as soon as it is made, in order
 ) -> torch.Tensor:           # [V, D] float32 unit vectors, in the order of `views`
     "Embed every view, in full batches; each photograph is decoded once."
     views = whole(len(photos)) if views is None else views
-    return torch.cat([teacher.embed_pixels(x) for x in view_batches(photos, views, teacher.size, batch, desc)])
+    out = []
+    for x in view_batches(photos, views, teacher.size, batch, desc):
+        out.append(teacher.embed_pixels(x))
+        if keep: keep(out[-1])
+    return torch.cat(out)
 
 # %% ../nbs/10_teacher.ipynb #0b1e1986
 def parse_teacher(
