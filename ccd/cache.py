@@ -92,7 +92,7 @@ class Cache:
             out[at[hit]] = e[hit]; known[at[hit]] = True
         return known, out
 
-def _mode(teacher): return getattr(teacher, "mode", "crop")
+def _mode(teacher): return getattr(teacher, "mode", "squash")
 
 # %% ../nbs/15_cache.ipynb #e7dcb219
 def open_cache(
@@ -121,16 +121,16 @@ def cached_views(
     if (image == b"").any(): raise CCDError(f"{photos.root/photos.names[views.image[(image == b'').argmax()]]} cannot be read: is it still there?")
     keys, first, back = np.unique(view_keys(image, box), return_index=True, return_inverse=True)
     known, out = cache.find(teacher, keys)
-    todo, held, done, last = np.sort(first[~known]), [], 0, time.monotonic()
+    todo, held, last = np.sort(first[~known]), [], time.monotonic()
 
     def save():
-        nonlocal done, last
+        nonlocal last
         if held:
-            e = np.concatenate(held); rows = todo[done:done + len(e)]
+            rows, e = (np.concatenate(v) for v in zip(*held))
             cache.add(teacher, image[rows], box[rows], e)
-            held.clear(); done, last = done + len(e), time.monotonic()
-    def keep(e):
-        held.append(e.half().numpy())
+            held.clear(); last = time.monotonic()
+    def keep(at, e):
+        held.append((todo[at.numpy()], e.half().numpy()))
         if time.monotonic() - last >= cache.seconds: save()
 
     if len(todo):

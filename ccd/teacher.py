@@ -39,14 +39,15 @@ def embed_views(
     views:Views|None=None,   # V views of them; None = each photograph as a whole
     batch:int=64,            # views per forward pass
     desc:str="teacher",      # of the progress bar
-    keep:Callable|None=None  # called with each batch of embeddings as soon as it is made, in order
+    keep:Callable|None=None  # called with each batch as soon as it is made: positions in `views` [B], embeddings [B, D]
 ) -> torch.Tensor:           # [V, D] float32 unit vectors, in the order of `views`
     "Embed every view, in full batches; each photograph is decoded once."
     views = whole(len(photos)) if views is None else views
-    out = []
+    out, done = [], 0
     for x in view_batches(photos, views, teacher.size, batch, desc):
         out.append(teacher.embed_pixels(x))
-        if keep: keep(out[-1])
+        if keep: keep(torch.arange(len(x)) + done, out[-1])
+        done += len(x)
     return torch.cat(out)
 
 # %% ../nbs/10_teacher.ipynb #0b1e1986
