@@ -17,13 +17,13 @@ import torch
 
 from .benchmarks import Benchmark
 from .bias import Bias, debias, estimate_bias
-from .classes import prompts, read_classes
+from .classes import read_classes
 from .core import CCDError, Clock, Settings, atomic, new_run, pick_device, provenance, seed_everything, settings, write_json
 from .data import Photos, Views, list_photos, quarantine
 from .labels import class_probabilities, local_maximum, update
 from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
-from .teacher import Teacher, embed_views
+from .teacher import Teacher, check_mode, embed_classes, embed_views
 from .teachers import load_teacher
 from .training import Trainer, first_gradient_minimum, predict, pseudo_map
 from .views import cam_views
@@ -32,13 +32,16 @@ from .views import cam_views
 class Labeller:
     "Teacher and class names to pseudo-labels."
     def __init__(self, teacher:Teacher, classes:list[str], s:Settings):
-        self.teacher, self.s = teacher, s
-        self.text = teacher.embed_text(prompts(classes, s.teacher.prompt))
+        check_mode(teacher, s.views.mode)
+        if s.teacher.score == "sigmoid" and teacher.logit_bias is None: raise CCDError(f"teacher.score sigmoid: {teacher.name} was trained with a softmax and has no bias: take softmax, or a SigLIP model")
+        self.teacher, self.s, self.bias_of_sigmoid = teacher, s, teacher.logit_bias if s.teacher.score == "sigmoid" else None
+        self.text = embed_classes(teacher, classes, s.teacher.prompt)
 
     def probabilities(self, photos:Photos, views:Views|None=None, desc:str="teacher") -> torch.Tensor:
-        "[V, C] softmax probabilities of `views` (Eq. 2); None = whole photographs."
-        image = embed_views(self.teacher, photos, views, self.s.teacher.batch, desc)
-        return class_probabilities(image, self.text, self.teacher.temperature)
+        "[V, C] probabilities of `views` (Eq. 2), seen as `views.mode` says; None = whole photographs, squashed."
+        mode = "squash" if views is None else self.s.views.mode
+        image = embed_views(self.teacher, photos, views, self.s.teacher.batch, desc, mode, self.s.views.roi_size)
+        return class_probabilities(image, self.text, self.teacher.temperature, self.bias_of_sigmoid)
 
     def initial(self, p:torch.Tensor) -> tuple[torch.Tensor, Bias]:
         "Initial labels [N, C] (Eq. 3, debiased) from the global probabilities, and the bias, which local labels then share."
