@@ -18,13 +18,13 @@ import torch
 from .benchmarks import Benchmark
 from .bias import Bias, debias, estimate_bias
 from .cache import cached_views, open_cache
-from .classes import prompts, read_classes
+from .classes import read_classes
 from .core import CCDError, Clock, Settings, atomic, new_run, pick_device, provenance, seed_everything, settings, write_json
 from .data import Photos, Views, list_photos, quarantine
 from .labels import class_probabilities, local_maximum, update
 from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
-from .teacher import Teacher
+from .teacher import Teacher, check_mode, embed_classes
 from .teachers import load_teacher
 from .training import Trainer, first_gradient_minimum, predict, pseudo_map
 from .views import cam_views
@@ -33,13 +33,17 @@ from .views import cam_views
 class Labeller:
     "Teacher and class names to pseudo-labels. `cache`: as for `open_cache`."
     def __init__(self, teacher:Teacher, classes:list[str], s:Settings, cache=None):
-        self.teacher, self.s, self.cache = teacher, s, open_cache(cache)
-        self.text = teacher.embed_text(prompts(classes, s.teacher.prompt))
+        check_mode(teacher, s.views.mode)
+        if s.teacher.score == "sigmoid" and teacher.logit_bias is None: raise CCDError(f"teacher.score sigmoid: {teacher.name} was trained with a softmax and has no bias: take softmax, or a SigLIP model")
+        self.teacher, self.s, self.bias_of_sigmoid = teacher, s, teacher.logit_bias if s.teacher.score == "sigmoid" else None
+        self.cache = open_cache(cache)
+        self.text = embed_classes(teacher, classes, s.teacher.prompt)
 
     def probabilities(self, photos:Photos, views:Views|None=None, desc:str="teacher") -> torch.Tensor:
-        "[V, C] softmax probabilities of `views` (Eq. 2); None = whole photographs."
-        image = cached_views(self.teacher, photos, views, self.cache, self.s.teacher.batch, desc)
-        return class_probabilities(image, self.text, self.teacher.temperature)
+        "[V, C] probabilities of `views` (Eq. 2), seen as `views.mode` says; None = whole photographs, squashed."
+        mode = "squash" if views is None else self.s.views.mode
+        image = cached_views(self.teacher, photos, views, self.cache, self.s.teacher.batch, desc, mode, self.s.views.roi_size)
+        return class_probabilities(image, self.text, self.teacher.temperature, self.bias_of_sigmoid)
 
     def initial(self, p:torch.Tensor) -> tuple[torch.Tensor, Bias]:
         "Initial labels [N, C] (Eq. 3, debiased) from the global probabilities, and the bias, which local labels then share."
@@ -191,7 +195,8 @@ def fit(
             evaluation, more = quarantine(evaluation)
             bad |= more
     photos, truth = (source, None) if isinstance(source, Photos) else (source.photos, source.truth)
-    write_json(run/"config.json", dict(photos=str(photos.root.resolve()), n=len(photos), quarantined=len(bad), classes=classes, settings=asdict(s),
+    write_json(run/"config.json", dict(photos=str(photos.root.resolve()), n=len(photos), quarantined=len(bad), classes=classes,
+               aliases={c: c.phrases for c in classes if getattr(c, "phrases", (c,)) != (c,)}, settings=asdict(s),
                evaluation=evaluation and f"{evaluation.name} {evaluation.split}", **provenance()))
     if bad:
         with atomic(run/"quarantine.csv") as tmp, open(tmp, "w", newline="", encoding="utf-8") as f: csv.writer(f).writerows([("image", "reason"), *bad.items()])

@@ -57,7 +57,7 @@ def bench(
     "Time labelling with an empty cache, with a full one, and the forward pass alone."
     s = s or settings()
     teacher, clock = teacher or load_teacher(s.teacher, pick_device(s.device)), time.perf_counter
-    x = list(view_batches(photos, whole(len(photos)), teacher.size, s.teacher.batch))
+    x = [x for _, x in view_batches(photos, whole(len(photos)), teacher.size, s.teacher.batch)]
     teacher.embed_pixels(x[0])  # warm
     times = [clock()]
     for b in x: teacher.embed_pixels(b)

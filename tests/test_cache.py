@@ -20,7 +20,7 @@ from conftest import ROOT
 
 class Projection:
     "A teacher of a random projection that counts what it is shown."
-    temperature = .1
+    stride, precision = 8, "auto"
 
     def __init__(self, fingerprint="a"*64, size=8, seed=0):
         self.name, self.fingerprint, self.size, self.shown = "projection", fingerprint, size, []
@@ -28,7 +28,8 @@ class Projection:
 
     def embed_pixels(self, x):
         self.shown.append(len(x))
-        return torch.nn.functional.normalize(x.flatten(1).float() @ self.w, dim=-1)
+        x = torch.nn.functional.interpolate(x.float(), (self.size, self.size))
+        return torch.nn.functional.normalize(x.flatten(1) @ self.w, dim=-1)
 
 
 def noise(path, seed): Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(path)
@@ -63,7 +64,7 @@ cache, die, whole = Cache(sys.argv[1]), lambda: os.kill(os.getpid(), signal.SIGK
 
 def add(who, k): # row r of shard k of writer `who`
     box = np.zeros((2000, 4), np.float32); box[:, 0] = np.arange(2000)/2000; box[:, 1] = k
-    cache.add(T, np.full(2000, f"{who:032x}", dtype="S32"), box, np.full((2000, 64), who + k/16, np.float16))
+    cache.add(T, 'squash', np.full(2000, f"{who:032x}", dtype="S32"), box, np.full((2000, 64), who + k/16, np.float16))
 
 def child(who):
     if who == 0: Path.write_bytes = lambda p, data: (whole(p, bytes(data)[:len(data)//2]), die())  # half of the bytes written
@@ -100,7 +101,7 @@ def test_killed_and_simultaneous_writers_leave_only_whole_shards(tmp_path, capsy
         keys.append(view_keys(t["image"].to_numpy().astype("S32"), np.stack([t[c].to_numpy() for c in ("x0", "y0", "x1", "y1")], 1)))
         want.append(np.full(2000, who + k/16, np.float16))
     keys, first = np.unique(np.concatenate(keys), return_index=True)
-    known, e = cache.find(T, keys)
+    known, e = cache.find(T, 'squash', keys)
     assert known.all() and (e == np.concatenate(want)[first, None]).all()
     assert not {0, 1} & set(writers) and writers[2] == {0} and writers[6] == writers[7] == {0, 1, 2}
     assert all(s == set(range(len(s))) for s in writers.values()), "what was written before the kill is there"
@@ -121,20 +122,21 @@ def test_first_run_second_run_and_no_cache_agree_to_the_bit(few, views, cache):
     assert first.dtype == torch.float32 and torch.allclose(first.norm(dim=-1), torch.ones(15), atol=1e-6)
 
 
-@pytest.mark.parametrize("change", ["bytes", "box", "size", "weights", "mode"])
+@pytest.mark.parametrize("change", ["bytes", "box", "size", "weights", "precision", "mode"])
 def test_nothing_stale_is_returned(few, views, cache, change):
     cached_views(Projection(), few, views, cache)
-    t, shown = Projection(), 15
+    t, shown, mode = Projection(), 15, "squash"
     if change == "bytes":
         stat = os.stat(few.root/"2.png"); noise(few.root/"2.png", 77); shown = 3
         os.utime(few.root/"2.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # a date says nothing
     elif change == "box": views.box[4, 0] = torch.nextafter(views.box[4, 0], torch.tensor(1.)); shown = 1
     elif change == "size": t = Projection(size=9)
     elif change == "weights": t = Projection("c"*64, seed=1)
-    elif change == "mode": t.mode = "another"
-    got = cached_views(t, few, views, cache)
+    elif change == "precision": t.precision = "fp32"
+    elif change == "mode": mode = "crop"
+    got = cached_views(t, few, views, cache, mode=mode)
     assert sum(t.shown) == shown
-    assert torch.equal(got, cached_views(t, few, views))
+    assert torch.equal(got, cached_views(t, few, views, mode=mode))
 
 
 def test_rows_survive_renames_and_serve_any_order(few, views, cache):
