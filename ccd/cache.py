@@ -60,10 +60,12 @@ class Cache:
 
     def read(self, path:Path) -> pq.ParquetFile|None:
         "The shard at `path`, checked; None where it has been pruned meanwhile, or is damaged, which is said."
-        try: data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+            if _digest(data) == path.stem: return pq.ParquetFile(pa.BufferReader(data))
+            path.unlink(missing_ok=True)
         except FileNotFoundError: return None
-        if _digest(data) == path.stem: return pq.ParquetFile(pa.BufferReader(data))
-        path.unlink(missing_ok=True)
+        except OSError as e: raise CCDError(f"{path} in the cache cannot be read or removed ({e.strerror}): give another --cache, or --cache none") from None
         print(f"ccd: {path} was damaged and is removed; its views will be embedded again", file=sys.stderr)
 
     def add(self, teacher:Teacher, mode:str, image:np.ndarray, box:np.ndarray, embedding:np.ndarray):

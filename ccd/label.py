@@ -54,8 +54,9 @@ def bench(
     s:Settings|None=None,       # None = the `cpu` preset
     teacher:Teacher|None=None   # None = the one that `s.teacher` names
 ) -> dict:                      # seconds: forward, label, relabel; photos, overhead = label/forward, speedup = label/relabel
-    "Time labelling with an empty cache, with a full one, and the forward pass alone."
+    "Time labelling with an empty cache, with a full one, and the forward pass alone, over the photographs that can be decoded."
     s = s or settings()
+    photos, _ = quarantine(photos)
     teacher, clock = teacher or load_teacher(s.teacher, pick_device(s.device)), time.perf_counter
     x = [x for _, x in view_batches(photos, whole(len(photos)), teacher.size, s.teacher.batch)]
     teacher.embed_pixels(x[0])  # warm
