@@ -11,7 +11,7 @@ $(STAMP): settings.ini setup.py
 	touch $@
 
 test: setup
-	OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
+	CCD_CACHE=none OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
 	.venv/bin/pytest
 
 prep: setup

@@ -12,16 +12,19 @@ import torch
 def class_probabilities(
     image:torch.Tensor,   # [V, D] unit vectors of views
     text:torch.Tensor,    # [C, D] unit vectors of class prompts
-    temperature:float     # τ > 0, the teacher's own: 0.01 for CLIP
-) -> torch.Tensor:        # [V, C] float32, rows sum to 1
-    "Softmax over classes of cosine / τ (Eq. 1–3)."
-    return (image.float() @ text.float().T/temperature).softmax(-1)
+    temperature:float,    # τ > 0, the teacher's own: 0.01 for CLIP
+    bias:float|None=None  # of the sigmoid of a teacher that was trained with one (SigLIP); None = softmax
+) -> torch.Tensor:        # [V, C] float32; rows of the softmax sum to 1
+    "Softmax over classes of cosine / τ (Eq. 1–3), or the sigmoid of cosine / τ + bias, each class for itself."
+    logits = image.float() @ text.float().T/temperature
+    return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
 
 def entropy(
     p:torch.Tensor  # [V, C] probabilities
 ) -> torch.Tensor:  # [V] nats, from 0 (sure) to ln C
-    "Entropy of each row."
-    return -torch.special.xlogy(p, p).sum(-1)
+    "Entropy of each row, brought to a sum of 1."
+    q = p/p.sum(-1, keepdim=True).clamp_min(1e-12)
+    return -torch.special.xlogy(q, q).sum(-1)
 
 # %% ../nbs/13_labels.ipynb #39306fc7
 def local_maximum(

@@ -46,12 +46,13 @@ def compare(
     test:Benchmark,            # measured on
     s:Settings,                # `s.seed` is replaced by each of `seeds`
     todo,                      # (seed, method) pairs
-    done=print                 # called with each finished row
+    done=print,                # called with each finished row
+    cache=None                 # where embeddings are kept, as for `open_cache`
 ):
     "Make the rows of `todo`: method, seed, labels_train_map and eval_map in percent, seconds."
     (train, _), (test, _) = quarantine(train), quarantine(test)
     methods, n = {m for _, m in todo}, len(train)
-    label = Labeller(load_teacher(s.teacher, pick_device(s.device)), train.classes, s)
+    label = Labeller(load_teacher(s.teacher, pick_device(s.device)), train.classes, s, cache)
     p = label.probabilities(train.photos, desc="whole photos")
     fixed = {"global": p, "ceiling": torch.tensor(train.truth, dtype=torch.float32)}
     if "zero_shot" in methods: zero = mean_ap(test.truth, label.probabilities(test.photos, desc="zero-shot"))
@@ -62,7 +63,7 @@ def compare(
         start, one = time.perf_counter(), replace(s, seed=seed)
         if m == "zero_shot": target, eval_map = p, zero
         else:
-            if m == "ccd": d = distill(train.photos, train.classes, one, label.teacher); student, target = d.student, d.final
+            if m == "ccd": d = distill(train.photos, train.classes, one, label.teacher, cache=cache); student, target = d.student, d.final
             else: target = fixed[m]; student = train_on(train.photos, train.classes, target, one)
             eval_map = mean_ap(test.truth, predict(student, test.photos))
         done(dict(method=m, seed=seed, labels_train_map=mean_ap(train.truth, target), eval_map=eval_map, seconds=round(time.perf_counter() - start, 1)))
@@ -72,7 +73,8 @@ def run_comparison(
     train:Benchmark, test:Benchmark, s:Settings,  # as for `compare`
     seeds,                                        # one run of every method for each
     out:Path,                                     # JSON file
-    methods=METHODS                               # which rows
+    methods=METHODS,                              # which rows
+    cache=None                                    # where embeddings are kept, as for `open_cache`
 ) -> list[dict]:
     "Make the rows that `out` does not hold yet and keep them there; `CCDError` where it holds rows of other settings or data."
     about = dict(settings=asdict(s), data=f"{train.name}: {len(train)} {train.split} / {len(test)} {test.split} photographs")
@@ -88,7 +90,7 @@ def run_comparison(
         write_json(out, dict(provenance=origin | about | dict(seconds=round(sum(r["seconds"] for r in rows))), rows=rows))
         print(f"seed {row['seed']}  {row['method']:<10} labels {row['labels_train_map']:5.1f}  eval {row['eval_map']:5.1f}  {row['seconds']:6.1f} s", file=sys.stderr, flush=True)
     todo = [(seed, m) for seed in seeds for m in methods if not any((r["seed"], r["method"]) == (seed, m) for r in rows)]
-    if todo: compare(train, test, s, todo, keep)
+    if todo: compare(train, test, s, todo, keep, cache)
     return rows
 
 # %% ../nbs/34_studies.ipynb #a0060157

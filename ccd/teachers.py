@@ -12,8 +12,8 @@ from .teacher import OpenClipTeacher, Teacher
 
 # %% ../nbs/12_teachers.ipynb #992bd4e3
 def load_teacher(
-    s:TeacherSettings,  # name and input size
+    s:TeacherSettings,  # name, input size, precision
     device="cpu"        # where it runs
 ) -> Teacher:
     "The teacher that `s` names; `CCDError` says how to get missing weights."
-    return OfflineTeacher(s.size, device) if s.name == "offline" else OpenClipTeacher(s.name, s.size, device)
+    return OfflineTeacher(s.size, device, s.precision) if s.name == "offline" else OpenClipTeacher(s.name, s.size, device, s.precision)

@@ -57,7 +57,7 @@ def predict(
     "The student's probabilities for whole photographs."
     student.eval()
     device = next(student.parameters()).device
-    return torch.cat([student(x.to(device)).sigmoid().float().cpu() for x in view_batches(photos, whole(len(photos)), student.size, batch, desc)])
+    return torch.cat([student(x.to(device)).sigmoid().float().cpu() for _, x in view_batches(photos, whole(len(photos)), student.size, batch, desc)])
 
 # %% ../nbs/22_training.ipynb #57f7cdff
 def pseudo_map(

@@ -37,7 +37,7 @@ def cam_views(
     student.eval()
     device = next(student.parameters()).device
     maps, p = [], []
-    for x in view_batches(photos, whole(len(photos)), s.size, batch, "maps"):
+    for _, x in view_batches(photos, whole(len(photos)), s.size, batch, "maps"):
         m = student.maps(x.to(device))
         p.append(m.mean((2, 3)).sigmoid().cpu())
         maps.append((relative_maps(m) if s.relative else m).half().cpu())

@@ -118,7 +118,31 @@ def test_batches_are_full_whatever_the_views_per_photograph(photos):
     p = list_photos(photos).take(range(5))
     n = [1, 4, 2, 7, 3]
     v = Views(torch.repeat_interleave(torch.arange(5), torch.tensor(n)), grid_views(2).box[:17])
-    got = list(view_batches(p, v, 32, 6))
-    assert [len(b) for b in got] == [6, 6, 5]
-    want = torch.cat([read_views(p.open(i), v.box[v.image == i], 32) for i in range(5)])
-    assert torch.equal(torch.cat(got), want)
+    index, got = zip(*view_batches(p, v, 32, 6))
+    assert [len(b) for b in got] == [6, 6, 5] and torch.equal(torch.cat(index), torch.arange(17))
+    want = np.concatenate([read_views(p.open(i), v.box[v.image == i], 32) for i in range(5)])
+    assert np.array_equal(torch.cat(got).permute(0, 2, 3, 1), want)
+
+
+def test_views_that_keep_their_aspect_come_back_in_their_places(photos):
+    from ccd.data import list_photos, view_shape
+    p = list_photos(photos).take(range(5))
+    boxes = torch.tensor([[0, 0, 1, 1], [0, 0, 1, .5], [.2, 0, .45, 1], [.5, .5, .7, .75], [0, 0, .02, 1]])
+    v = Views(torch.arange(5).repeat_interleave(5), boxes.repeat(5, 1))
+    batches = list(view_batches(p, v, 64, 4, stride=16))
+    assert sorted(torch.cat([i for i, _ in batches]).tolist()) == list(range(25))
+    ragged = [len(x) for _, x in batches if len(x) < 4]
+    assert len(ragged) <= len({x.shape[2:] for _, x in batches}), "at most one ragged batch per shape"
+    for i, x in batches:
+        for k, y in zip(i.tolist(), x):
+            b = v.box[k]*64
+            assert tuple(y.shape[1:]) == view_shape(float(b[2] - b[0]), float(b[3] - b[1]), 64, 16)[::-1]
+            assert np.array_equal(y.permute(1, 2, 0), read_views(p.open(k//5), v.box[k:k + 1], 64, 16)[0])
+
+
+@given(st.floats(1, 4000), st.floats(1, 4000), st.sampled_from([64, 224, 640]), st.sampled_from([14, 16, 32]))
+def test_a_view_keeps_its_aspect_to_half_a_stride(w, h, size, stride):
+    from ccd.data import view_shape
+    a, b = view_shape(w, h, size, stride)
+    assert max(a, b) == size and (w >= h) == (a == size or a == b) and min(a, b) >= min(stride, size)
+    assert abs(min(a, b) - size*min(w, h)/max(w, h)) <= max(stride/2, stride - size*min(w, h)/max(w, h)) + 1e-6 or min(a, b) == size
