@@ -184,7 +184,8 @@ def fit(
             evaluation, more = quarantine(evaluation)
             bad |= more
     photos, truth = (source, None) if isinstance(source, Photos) else (source.photos, source.truth)
-    write_json(run/"config.json", dict(photos=str(photos.root.resolve()), n=len(photos), quarantined=len(bad), classes=classes, settings=asdict(s),
+    write_json(run/"config.json", dict(photos=str(photos.root.resolve()), n=len(photos), quarantined=len(bad), classes=classes,
+               aliases={c: c.phrases for c in classes if getattr(c, "phrases", (c,)) != (c,)}, settings=asdict(s),
                evaluation=evaluation and f"{evaluation.name} {evaluation.split}", **provenance()))
     if bad:
         with atomic(run/"quarantine.csv") as tmp, open(tmp, "w", newline="", encoding="utf-8") as f: csv.writer(f).writerows([("image", "reason"), *bad.items()])

@@ -68,7 +68,8 @@ def embed_views(
     else:
         image, n = views.image.unique_consecutive(return_counts=True)
         rows, parts = torch.arange(len(views)).split(n.tolist()), []
-        for i, x in view_batches(photos, Views(image, WHOLE.expand(len(image), 4)), roi_size or teacher.size*3//2, batch, desc, teacher.stride):
+        size = teacher.stride*round((roi_size or 1.5*teacher.size)/teacher.stride)
+        for i, x in view_batches(photos, Views(image, WHOLE.expand(len(image), 4)), size, batch, desc, teacher.stride):
             of = torch.cat([rows[k] for k in i])
             parts.append((of, teacher.embed_rois(x, views.box[of], torch.arange(len(i)).repeat_interleave(n[i]))))
     index, f = (torch.cat(p) for p in zip(*parts))
