@@ -56,7 +56,7 @@ def embed_views(
     teacher:Teacher,         # scores the views
     photos:Photos,           # N photographs
     views:Views|None=None,   # V views of them; None = each photograph as a whole
-    batch:int=64,            # views per forward pass; roi: photographs
+    batch:int=64,            # views per forward pass; roi: photographs of as many pixels
     desc:str="teacher",      # of the progress bar
     mode:str="squash",       # squash to a square; crop: keep the aspect; roi: cut views from the photograph's feature map
     roi_size:int|None=None   # roi: long side of the photograph, px; None = one and a half times `teacher.size`
@@ -69,7 +69,7 @@ def embed_views(
         image, n = views.image.unique_consecutive(return_counts=True)
         rows, parts = torch.arange(len(views)).split(n.tolist()), []
         size = teacher.stride*round((roi_size or 1.5*teacher.size)/teacher.stride)
-        for i, x in view_batches(photos, Views(image, WHOLE.expand(len(image), 4)), size, batch, desc, teacher.stride):
+        for i, x in view_batches(photos, Views(image, WHOLE.expand(len(image), 4)), size, max(1, int(batch*(teacher.size/size)**2)), desc, teacher.stride):
             of = torch.cat([rows[k] for k in i])
             parts.append((of, teacher.embed_rois(x, views.box[of], torch.arange(len(i)).repeat_interleave(n[i]))))
     index, f = (torch.cat(p) for p in zip(*parts))
