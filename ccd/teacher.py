@@ -197,7 +197,8 @@ class OpenClipTeacher(Teacher):
     @torch.inference_mode()
     def embed_pixels(self, x):
         shape = tuple(x.shape[2:])
-        if shape not in self.towers: self.towers[shape] = resize_tower(self.native, *shape)
+        try: self.towers[shape] = self.towers.get(shape) or resize_tower(self.native, *shape)
+        except Exception as e: raise CCDError(f"teacher {self.name} cannot take {shape[1]}×{shape[0]} px ({str(e).splitlines()[0]}): try views.mode squash, or another teacher.size") from None
         self.model.visual = self.towers[shape]
         with autocast(self.device, self.precision): return F.normalize(self.model.encode_image(self._input(x)).float(), dim=-1).cpu()
 
