@@ -77,7 +77,8 @@ class MiniLM:
 class OfflineTeacher(Teacher):
     "ConSE on EfficientNet-Lite2 and MiniLM (method of Norouzi et al., 2014). The temperature, 1/20, is part of the model."
     name, temperature, rois = "offline", 1/20, True
-    split = 7  # stages that see the whole photograph when views are cut from its feature map
+    split = 7     # stages that see the whole photograph when views are cut from its feature map
+    region = 260  # px side of the crop whose place a region of that map takes
     def __init__(self, size:int|None=None, device="cpu", precision:str="auto"):
         self.size, self.device, self.precision = size or 260, torch.device(device), precision
         net = timm.create_model("tf_efficientnet_lite2"); net.load_state_dict(lite_state("tf_efficientnet_lite2"))
@@ -98,5 +99,5 @@ class OfflineTeacher(Teacher):
 
     @torch.inference_mode()
     def embed_rois(self, x, boxes, index):
-        with autocast(self.device, self.precision): logits = region_features(list(self.net), self.split, self._input(x), boxes, index, 260)
+        with autocast(self.device, self.precision): logits = region_features(list(self.net), self.split, self._input(x), boxes, index, self.region)
         return self._embed(logits)
