@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Root', 'Device', 'Limit', 'Preset', 'Teacher', 'Set', 'fit', 'predict', 'evaluate', 'compare', 'settings',
-           'toy', 'main']
+           'toy', 'data', 'main']
 
 # %% ../nbs/40_cli.ipynb #22101090
 import sys
@@ -17,7 +17,7 @@ import typer
 app = typer.Typer(name="ccd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Unlabelled photographs and a list of class names in, a small, fast multi-label classifier out.")
 
-Root = Annotated[Path, typer.Option(help="Folder that holds VOCdevkit.")]
+Root = Annotated[Path, typer.Option(help="Folder that holds VOCdevkit, coco or nuswide.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 Limit = Annotated[Optional[int], typer.Option(min=1, help="Only the first N photographs of each split.")]
 Preset = Annotated[str, typer.Option(help="cpu (two cores, offline teacher) or paper (the CCD paper, for a GPU).")]
@@ -52,7 +52,7 @@ def _table(title, columns, rows):
 def fit(
     photos: Annotated[Optional[Path], typer.Argument(help="Any folder tree of images.")] = None,
     classes: Annotated[Optional[str], typer.Option(help="A file with one class per line, or \"dog, cat, person\".")] = None,
-    benchmark: Annotated[Optional[str], typer.Option(help="voc07, voc12 or toy, in place of a folder; it brings its classes and a truth to measure with.")] = None,
+    benchmark: Annotated[Optional[str], typer.Option(help="voc07, voc12, coco14, nuswide or toy, in place of a folder; it brings its classes and a truth to measure with.")] = None,
     root: Root = Path("."), train_split: str = "train",
     eval_split: Annotated[Optional[str], typer.Option(help="Split to measure on; none if left out.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder; runs/<photos>-N if left out.")] = None,
@@ -111,7 +111,7 @@ def predict(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
-    benchmark: Annotated[str, typer.Option(help="voc07, voc12 or toy.")],
+    benchmark: Annotated[str, typer.Option(help="voc07, voc12, coco14, nuswide or toy.")],
     root: Root = Path("."), split: str = "val", limit: Limit = None, device: Device = "auto",
     per_class: Annotated[bool, typer.Option("--per-class", help="Show average precision by class.")] = False,
 ):
@@ -125,7 +125,7 @@ def evaluate(
 # %% ../nbs/40_cli.ipynb #44d9eb04
 @app.command()
 def compare(
-    benchmark: Annotated[str, typer.Option(help="voc07, voc12 or toy.")],
+    benchmark: Annotated[str, typer.Option(help="voc07, voc12, coco14, nuswide or toy.")],
     out: Annotated[Path, typer.Option(help="JSON file for the rows and where they came from.")],
     root: Root = Path("."), train_split: str = "train", eval_split: str = "val",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every method.")] = 3,
@@ -161,6 +161,22 @@ def toy(
     from ccd.toy import write_toy
     write_toy(root, dict(train=train, test=test), size, seed)
     typer.echo(f"{train} + {test} scenes: {root/'VOCdevkit'/'VOCtoy'}")
+
+# %% ../nbs/40_cli.ipynb #8ba70f7e
+@app.command()
+def data(
+    benchmark: Annotated[str, typer.Argument(help="voc07, voc12 or coco14.")],
+    root: Annotated[Path, typer.Option(help="Gets VOCdevkit or coco.")] = Path("."),
+    mirror: Annotated[Optional[str], typer.Option(help="Address to try first, up to the archive's name; file:///… too.")] = None,
+):
+    "Fetch a benchmark, check its checksums and count its photographs.  Example: ccd data voc07 --root data"
+    from ccd.benchmarks import PUBLISHED, fetch_benchmark
+    from ccd.core import CCDError
+    fetch_benchmark(benchmark, root, mirror)
+    for split, n in PUBLISHED[benchmark].items():
+        got = len(_benchmark(benchmark, root, split))
+        if got != n: raise CCDError(f"{benchmark} {split} has {got} photographs where {n} are published: remove it from {root} and fetch it again")
+        typer.echo(f"{benchmark} {split}: {n} photographs")
 
 # %% ../nbs/40_cli.ipynb #54060038
 def main():
