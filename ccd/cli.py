@@ -129,19 +129,24 @@ def compare(
     out: Annotated[Path, typer.Option(help="JSON file for the rows and where they came from.")],
     root: Root = Path("."), train_split: str = "train", eval_split: str = "val",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every method.")] = 3,
+    methods: Annotated[Optional[str], typer.Option(help="Rows, e.g. global,cdul,an,role@single; zero-shot, global, 3×3, CCD and supervised if left out.")] = None,
+    table: Annotated[Optional[Path], typer.Option(help="A .md or .csv file for the table by supervision.")] = None,
     preset: Preset = "cpu", teacher: Teacher = None, limit: Limit = None, device: Device = "auto", set_: Set = None,
 ):
-    "Zero-shot, global, 3×3, CCD and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
+    "CCD, CDUL, baselines and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
     from ccd.core import CCDError
-    from ccd.studies import run_comparison, summary
+    from ccd.studies import METHODS, method_table, run_comparison, summary, supervision
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
+    names = METHODS if methods is None else [m.strip() for m in methods.split(",")]
+    for m in names: supervision(m)
     s = _settings(preset, set_, teacher__name=teacher, device=device)
     train, test = (_benchmark(benchmark, root, k) for k in (train_split, eval_split))
     if limit: train, test = (b.take(range(len(b))[:limit]) for b in (train, test))
-    rows = run_comparison(train, test, s, range(seeds), out)
+    rows = run_comparison(train, test, s, range(seeds), out, names)
     _table(f"mAP, %: {benchmark}, teacher {s.teacher.name}, {seeds} seeds", ["method", f"labels, {train_split}", f"{eval_split}"],
            [[r["method"], f"{r['labels']:.1f} ± {r['labels_sd']:.1f}", f"{r['eval']:.1f} ± {r['eval_sd']:.1f}"] for r in summary(rows)])
-    typer.echo(f"rows: {out}")
+    if table: method_table(rows, table)
+    typer.echo(f"rows: {out}" + (f", table: {table}" if table else ""))
 
 # %% ../nbs/40_cli.ipynb #44d9eb05
 @app.command()
