@@ -39,6 +39,15 @@ def test_benchmark_with_any_open_clip_teacher(ccd, toy_root, clip_folder, tmp_pa
     assert code == 0 and f"mAP {m['student']['eval_map']:.2f}" in out
 
 
+def test_compare_picks_its_rows(ccd, toy_root, tmp_path):
+    code, out, _ = ccd("compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--teacher", "offline", "--seeds", 1, "--limit", 8, "--methods", "an, an@single",
+                       "--table", tmp_path/"table.csv", "--out", tmp_path/"rows.json", "--set", "train.epochs=1", "--set", "student.size=64")
+    assert code == 0 and "an@single" in out
+    rows = json.loads((tmp_path/"rows.json").read_text())["rows"]
+    assert [(r["method"], r["supervision"], r["teacher_passes"]) for r in rows] == [("an", "none", 8), ("an@single", "single", 0)]
+    assert [r["supervision"] for r in csv.DictReader(open(tmp_path/"table.csv"))] == ["single", "none"]
+
+
 def bad_classes(tmp_path, text):
     path = tmp_path/f"classes{len(text)}.txt"
     path.write_bytes(text)
@@ -52,6 +61,7 @@ def bad_classes(tmp_path, text):
     ("teacher", "unknown teacher"), ("teacher tag", "open_clip knows"), ("hub", "the weights could not be loaded"), ("backbone", "neither torchvision/NAME"),
     ("weights", "is no file"), ("setting", "unknown setting 'labels.alfa'"), ("value", "labels.alpha = '7'"), ("preset", "unknown preset"), ("device", "is not to be had here"),
     ("pair", "write it as NAME=VALUE"), ("both", "one of the two"),
+    ("fetch", "cannot be fetched"), ("fetch what", "unknown benchmark"), ("method", "unknown method 'an@half'"),
     ("classes too", "has its own"), ("nothing to measure", "needs --benchmark")])
 def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatch, case, words):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -66,9 +76,11 @@ def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatc
         "hub": [*ok, *names, "--teacher", "hf-hub:org/name"], "backbone": [*ok, *names, "--backbone", "resnet17"], "weights": [*ok, *names, "--weights", "nowhere.pth"],
         "setting": [*ok, *names, "--set", "labels.alfa=.2"], "value": [*ok, *names, "--set", "labels.alpha=7"], "preset": [*ok, *names, "--preset", "papper"],
         "device": [*ok, *names, "--device", "cuda:99"], "pair": [*ok, *names, "--set", "labels.alpha"], "both": [*toy, photos, *names],
+        "fetch": ["data", "nuswide", "--root", tmp_path], "fetch what": ["data", "voc99"],
+        "method": ["compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--methods", "ccd,an@half"],
         "classes too": [*toy, *names], "nothing to measure": [*ok, *names, "--eval-split", "val"],
     }[case]
-    if "--out" not in args: args += ["--out", tmp_path/"run"]
+    if "--out" not in args and args[0] != "data": args += ["--out", tmp_path/"run"]
     code, out, err = ccd(*args)
     assert code == 2 and out == ""
     assert len(err) == 1 and err[0].startswith("ccd: ") and words in err[0], err
