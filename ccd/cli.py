@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Root', 'Device', 'Limit', 'Preset', 'Teacher', 'Set', 'fit', 'predict', 'evaluate', 'compare', 'settings',
-           'toy', 'main']
+           'demo', 'toy', 'main']
 
 # %% ../nbs/40_cli.ipynb #22101090
 import sys
@@ -20,8 +20,8 @@ app = typer.Typer(name="ccd", no_args_is_help=True, add_completion=False, pretty
 Root = Annotated[Path, typer.Option(help="Folder that holds VOCdevkit.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 Limit = Annotated[Optional[int], typer.Option(min=1, help="Only the first N photographs of each split.")]
-Preset = Annotated[str, typer.Option(help="cpu (two cores, offline teacher) or paper (the CCD paper, for a GPU).")]
-Teacher = Annotated[Optional[str], typer.Option(help="offline, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH.")]
+Preset = Annotated[str, typer.Option(help="cpu (two cores, offline teacher), toy (drawn scenes) or paper (the CCD paper, for a GPU).")]
+Teacher = Annotated[Optional[str], typer.Option(help="offline, toy, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH.")]
 Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, e.g. --set labels.alpha=0.2; `ccd settings` lists them.")]
 
 # %% ../nbs/40_cli.ipynb #1627de31
@@ -46,6 +46,11 @@ def _table(title, columns, rows):
     for k, c in enumerate(columns): t.add_column(c, justify="left" if k == 0 else "right")
     for r in rows: t.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in r))
     Console(width=None if sys.stdout.isatty() else 100).print(t)
+
+def _comparison(title, train_split, eval_split, rows):
+    from ccd.studies import summary
+    spread = lambda r, k: f"{r[k]:.1f}" + (f" ± {r[k + '_sd']:.1f}" if r["seeds"] > 1 else "")
+    _table(title, ["method", f"labels, {train_split}", eval_split], [[r["method"], spread(r, "labels"), spread(r, "eval")] for r in summary(rows)])
 
 # %% ../nbs/40_cli.ipynb #44d9eb7e
 @app.command()
@@ -133,14 +138,13 @@ def compare(
 ):
     "Zero-shot, global, 3×3, CCD and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
     from ccd.core import CCDError
-    from ccd.studies import run_comparison, summary
+    from ccd.studies import run_comparison
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
     s = _settings(preset, set_, teacher__name=teacher, device=device)
     train, test = (_benchmark(benchmark, root, k) for k in (train_split, eval_split))
     if limit: train, test = (b.take(range(len(b))[:limit]) for b in (train, test))
     rows = run_comparison(train, test, s, range(seeds), out)
-    _table(f"mAP, %: {benchmark}, teacher {s.teacher.name}, {seeds} seeds", ["method", f"labels, {train_split}", f"{eval_split}"],
-           [[r["method"], f"{r['labels']:.1f} ± {r['labels_sd']:.1f}", f"{r['eval']:.1f} ± {r['eval_sd']:.1f}"] for r in summary(rows)])
+    _comparison(f"mAP, %: {benchmark}, teacher {s.teacher.name}, {seeds} seeds", train_split, eval_split, rows)
     typer.echo(f"rows: {out}")
 
 # %% ../nbs/40_cli.ipynb #44d9eb05
@@ -151,6 +155,19 @@ def settings(preset: Preset = "cpu"):
     from ccd.core import settings
     for stage, v in asdict(settings(preset)).items():
         for name, value in v.items() if isinstance(v, dict) else [("", v)]: typer.echo(f"{stage}{'.' if name else ''}{name} = {'none' if value is None else value}")
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Gets scenes/, metrics.json and report.html.")] = Path("demo"),
+    train: Annotated[int, typer.Option(min=20, help="Scenes to train on.")] = 800, test: Annotated[int, typer.Option(min=20, help="Scenes to measure on.")] = 400,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every method.")] = 1, device: Device = "auto", set_: Set = None,
+):
+    "The whole method on drawn scenes, with a small CLIP that comes with the package: a table and a report."
+    from ccd.core import read_json
+    from ccd.demo import demo
+    report = demo(out, train, test, seeds, _settings("toy", set_, device=device))
+    _comparison(f"mAP, %: {train} drawn scenes, {test} to measure on, teacher toy", "train", "test", read_json(out/"metrics.json")["rows"])
+    typer.echo(f"report: {report.resolve()}")
 
 @app.command()
 def toy(

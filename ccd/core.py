@@ -29,7 +29,7 @@ _strict = ConfigDict(extra="forbid")
 @dataclass(config=_strict)
 class TeacherSettings:
     "Which vision-language model scores the views, and how it is asked."
-    name: str = "RN50x64/openai"                  # offline, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH
+    name: str = "RN50x64/openai"                  # offline, toy, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH
     prompt: str = "a photo of the {}"             # the template of every class prompt (§4.1)
     size: int|None = 640                          # input side in px; None = the size the teacher was trained at
     batch: int = Field(64, gt=0)                  # views per forward pass
@@ -95,6 +95,11 @@ PRESETS = dict(
          "views.size": 320, "views.per_image": 6, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
          "student.backbone": "tf_efficientnet_lite0", "student.size": 192, "student.freeze": 5,
          "train.epochs": 4, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
+         "train.early_stop": False},
+    toy={"teacher.name": "toy", "teacher.size": None, "labels.max_entropy": 2.0,
+         "views.size": 192, "views.per_image": 4, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
+         "student.backbone": "tf_efficientnet_lite0", "student.size": 128, "student.freeze": 3,
+         "train.epochs": 8, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
          "train.early_stop": False},
 )
 

@@ -14,7 +14,7 @@ def test_folder_to_model_to_tags(ccd, photos, tmp_path):
     folder = tmp_path/"photos"; shutil.copytree(photos, folder/"deep"/"er")
     (folder/"text.jpg").write_text("not an image")
     (tmp_path/"classes.txt").write_text("star\nheart\nhouse\n")
-    code, out, _ = ccd("fit", folder, "--classes", tmp_path/"classes.txt", "--teacher", "offline", "--out", tmp_path/"run", *FAST)
+    code, out, _ = ccd("fit", folder, "--classes", tmp_path/"classes.txt", "--preset", "toy", "--out", tmp_path/"run", *FAST)
     assert code == 0 and "cannot be decoded: 1 (" in out
     assert "text.jpg" in (tmp_path/"run"/"quarantine.csv").read_text()
     assert "teacher" not in json.loads((tmp_path/"run"/"metrics.json").read_text())
@@ -37,6 +37,18 @@ def test_benchmark_with_any_open_clip_teacher(ccd, toy_root, clip_folder, tmp_pa
     assert json.loads((tmp_path/"run"/"config.json").read_text())["settings"]["teacher"]["name"].startswith("local-dir:")
     code, out, _ = ccd("evaluate", tmp_path/"run", "--benchmark", "toy", "--root", toy_root, "--split", "test", "--limit", 8)
     assert code == 0 and f"mAP {m['student']['eval_map']:.2f}" in out
+
+
+def test_demo_draws_compares_and_reports(ccd, tmp_path):
+    (tmp_path/"mine").mkdir(); (tmp_path/"mine"/"precious.txt").write_text("mine")
+    code, out, err = ccd("demo", "--out", tmp_path/"mine", "--train", 60, "--test", 30, *FAST[2:])
+    assert code == 2 and "not from a demo" in err[-1] and [p.name for p in (tmp_path/"mine").iterdir()] == ["precious.txt"]
+    code, out, _ = ccd("demo", "--out", tmp_path/"demo", "--train", 60, "--test", 30, "--set", "train.epochs=2", *FAST[2:])
+    rows = json.loads((tmp_path/"demo"/"metrics.json").read_text())["rows"]
+    assert code == 0 and [r["method"] for r in rows] == ["zero_shot", "global", "grid", "ccd", "ceiling"]
+    assert all(f"{r['eval_map']:.1f}" in out for r in rows) and str(tmp_path/"demo"/"report.html") in out
+    page = (tmp_path/"demo"/"report.html").read_text()
+    assert page.count("data:image/png") == 5 and "http" not in page and "</html>" in page
 
 
 def bad_classes(tmp_path, text):
