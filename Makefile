@@ -1,4 +1,4 @@
-# make setup: .venv with everything; make test: setup, then every test; make prep: what to run before a commit.
+# make setup: .venv with everything; make demo: the whole method on drawn scenes; make test: setup, then every test; make prep: what to run before a commit.
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
@@ -9,6 +9,9 @@ $(STAMP): settings.ini setup.py
 	$(PY) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
 	$(PY) -m pip install --quiet --editable ".[dev]"
 	touch $@
+
+demo: setup
+	.venv/bin/ccd demo
 
 test: setup
 	CCD_CACHE=none OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
@@ -22,4 +25,4 @@ prep: setup
 hooks: setup
 	.venv/bin/nbdev_install_hooks
 
-.PHONY: setup test prep hooks
+.PHONY: setup demo test prep hooks

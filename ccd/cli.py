@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Root', 'Device', 'Limit', 'Preset', 'Teacher', 'Cache', 'Set', 'fit', 'label', 'cache', 'bench', 'predict',
-           'evaluate', 'compare', 'settings', 'toy', 'main']
+           'evaluate', 'compare', 'settings', 'demo', 'toy', 'data', 'main']
 
 # %% ../nbs/40_cli.ipynb #22101090
 import sys
@@ -17,11 +17,11 @@ import typer
 app = typer.Typer(name="ccd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Unlabelled photographs and a list of class names in, a small, fast multi-label classifier out.")
 
-Root = Annotated[Path, typer.Option(help="Folder that holds VOCdevkit.")]
+Root = Annotated[Path, typer.Option(help="Folder that holds VOCdevkit, coco or nuswide.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 Limit = Annotated[Optional[int], typer.Option(min=1, help="Only the first N photographs of each split.")]
-Preset = Annotated[str, typer.Option(help="cpu (two cores, offline teacher) or paper (the CCD paper, for a GPU).")]
-Teacher = Annotated[Optional[str], typer.Option(help="offline, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH.")]
+Preset = Annotated[str, typer.Option(help="cpu (two cores, offline teacher), toy (drawn scenes) or paper (the CCD paper, for a GPU).")]
+Teacher = Annotated[Optional[str], typer.Option(help="offline, toy, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH.")]
 Cache = Annotated[Optional[str], typer.Option(envvar="CCD_CACHE", help="Folder where the teacher's embeddings are kept, or none; ~/.cache/ccd if left out.")]
 Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, e.g. --set labels.alpha=0.2; `ccd settings` lists them.")]
 
@@ -48,12 +48,17 @@ def _table(title, columns, rows):
     for r in rows: t.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in r))
     Console(width=None if sys.stdout.isatty() else 100).print(t)
 
+def _comparison(title, train_split, eval_split, rows):
+    from ccd.studies import summary
+    spread = lambda r, k: f"{r[k]:.1f}" + (f" ± {r[k + '_sd']:.1f}" if r["seeds"] > 1 else "")
+    _table(title, ["method", f"labels, {train_split}", eval_split], [[r["method"], spread(r, "labels"), spread(r, "eval")] for r in summary(rows)])
+
 # %% ../nbs/40_cli.ipynb #44d9eb7e
 @app.command()
 def fit(
     photos: Annotated[Optional[Path], typer.Argument(help="Any folder tree of images.")] = None,
     classes: Annotated[Optional[str], typer.Option(help="A file with one class per line, or \"dog, cat, person\".")] = None,
-    benchmark: Annotated[Optional[str], typer.Option(help="voc07, voc12 or toy, in place of a folder; it brings its classes and a truth to measure with.")] = None,
+    benchmark: Annotated[Optional[str], typer.Option(help="voc07, voc12, coco14, nuswide or toy, in place of a folder; it brings its classes and a truth to measure with.")] = None,
     root: Root = Path("."), train_split: str = "train",
     eval_split: Annotated[Optional[str], typer.Option(help="Split to measure on; none if left out.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder; runs/<photos>-N if left out.")] = None,
@@ -159,7 +164,7 @@ def predict(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")],
-    benchmark: Annotated[str, typer.Option(help="voc07, voc12 or toy.")],
+    benchmark: Annotated[str, typer.Option(help="voc07, voc12, coco14, nuswide or toy.")],
     root: Root = Path("."), split: str = "val", limit: Limit = None, device: Device = "auto",
     per_class: Annotated[bool, typer.Option("--per-class", help="Show average precision by class.")] = False,
 ):
@@ -173,24 +178,28 @@ def evaluate(
 # %% ../nbs/40_cli.ipynb #44d9eb04
 @app.command()
 def compare(
-    benchmark: Annotated[str, typer.Option(help="voc07, voc12 or toy.")],
+    benchmark: Annotated[str, typer.Option(help="voc07, voc12, coco14, nuswide or toy.")],
     out: Annotated[Path, typer.Option(help="JSON file for the rows and where they came from.")],
     root: Root = Path("."), train_split: str = "train", eval_split: str = "val",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every method.")] = 3,
+    methods: Annotated[Optional[str], typer.Option(help="Rows, e.g. global,cdul,an,role@single; zero-shot, global, 3×3, CCD and supervised if left out.")] = None,
+    table: Annotated[Optional[Path], typer.Option(help="A .md or .csv file for the table by supervision.")] = None,
     preset: Preset = "cpu", teacher: Teacher = None, limit: Limit = None, device: Device = "auto",
     cache: Cache = None, set_: Set = None,
 ):
-    "Zero-shot, global, 3×3, CCD and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
+    "CCD, CDUL, baselines and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
     from ccd.core import CCDError
-    from ccd.studies import run_comparison, summary
+    from ccd.studies import METHODS, method_table, run_comparison, supervision
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
+    names = METHODS if methods is None else [m.strip() for m in methods.split(",")]
+    for m in names: supervision(m)
     s = _settings(preset, set_, teacher__name=teacher, device=device)
     train, test = (_benchmark(benchmark, root, k) for k in (train_split, eval_split))
     if limit: train, test = (b.take(range(len(b))[:limit]) for b in (train, test))
-    rows = run_comparison(train, test, s, range(seeds), out, cache=cache)
-    _table(f"mAP, %: {benchmark}, teacher {s.teacher.name}, {seeds} seeds", ["method", f"labels, {train_split}", f"{eval_split}"],
-           [[r["method"], f"{r['labels']:.1f} ± {r['labels_sd']:.1f}", f"{r['eval']:.1f} ± {r['eval_sd']:.1f}"] for r in summary(rows)])
-    typer.echo(f"rows: {out}")
+    rows = run_comparison(train, test, s, range(seeds), out, names, cache)
+    _comparison(f"mAP, %: {benchmark}, teacher {s.teacher.name}, {seeds} seeds", train_split, eval_split, rows)
+    if table: method_table(rows, table)
+    typer.echo(f"rows: {out}" + (f", table: {table}" if table else ""))
 
 # %% ../nbs/40_cli.ipynb #44d9eb05
 @app.command()
@@ -202,6 +211,19 @@ def settings(preset: Preset = "cpu"):
         for name, value in v.items() if isinstance(v, dict) else [("", v)]: typer.echo(f"{stage}{'.' if name else ''}{name} = {'none' if value is None else value}")
 
 @app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Gets scenes/, metrics.json and report.html.")] = Path("demo"),
+    train: Annotated[int, typer.Option(min=20, help="Scenes to train on.")] = 800, test: Annotated[int, typer.Option(min=20, help="Scenes to measure on.")] = 400,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every method.")] = 1, device: Device = "auto", set_: Set = None,
+):
+    "The whole method on drawn scenes, with a small CLIP that comes with the package: a table and a report."
+    from ccd.core import read_json
+    from ccd.demo import demo
+    report = demo(out, train, test, seeds, _settings("toy", set_, device=device))
+    _comparison(f"mAP, %: {train} drawn scenes, {test} to measure on, teacher toy", "train", "test", read_json(out/"metrics.json")["rows"])
+    typer.echo(f"report: {report.resolve()}")
+
+@app.command()
 def toy(
     root: Annotated[Path, typer.Argument(help="Gets VOCdevkit/VOCtoy.")],
     train: int = 800, test: int = 400, size: Annotated[int, typer.Option(help="Side in px.")] = 96, seed: int = 0,
@@ -210,6 +232,22 @@ def toy(
     from ccd.toy import write_toy
     write_toy(root, dict(train=train, test=test), size, seed)
     typer.echo(f"{train} + {test} scenes: {root/'VOCdevkit'/'VOCtoy'}")
+
+# %% ../nbs/40_cli.ipynb #8ba70f7e
+@app.command()
+def data(
+    benchmark: Annotated[str, typer.Argument(help="voc07, voc12 or coco14.")],
+    root: Annotated[Path, typer.Option(help="Gets VOCdevkit or coco.")] = Path("."),
+    mirror: Annotated[Optional[str], typer.Option(help="Address to try first, up to the archive's name; file:///… too.")] = None,
+):
+    "Fetch a benchmark, check its checksums and count its photographs.  Example: ccd data voc07 --root data"
+    from ccd.benchmarks import PUBLISHED, fetch_benchmark
+    from ccd.core import CCDError
+    fetch_benchmark(benchmark, root, mirror)
+    for split, n in PUBLISHED[benchmark].items():
+        got = len(_benchmark(benchmark, root, split))
+        if got != n: raise CCDError(f"{benchmark} {split} has {got} photographs where {n} are published: remove it from {root} and fetch it again")
+        typer.echo(f"{benchmark} {split}: {n} photographs")
 
 # %% ../nbs/40_cli.ipynb #54060038
 def main():

@@ -29,7 +29,7 @@ _strict = ConfigDict(extra="forbid")
 @dataclass(config=_strict)
 class TeacherSettings:
     "Which vision-language model scores the views, and how it is asked."
-    name: str = "RN50x64/openai"                  # offline, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH
+    name: str = "RN50x64/openai"                  # offline, toy, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH
     prompt: str = "a photo of the {}"             # templates of the class prompts (§4.1), | between several; or a name of `PROMPTS`
     score: Literal["softmax", "sigmoid"] = "softmax"  # across classes, as in the papers; sigmoid is SigLIP's own, each class for itself
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of its arithmetic; auto = the fastest that the device multiplies
@@ -99,6 +99,11 @@ PRESETS = dict(
          "views.mode": "squash", "views.size": 320, "views.per_image": 6, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
          "student.backbone": "tf_efficientnet_lite0", "student.size": 192, "student.freeze": 5,
          "train.epochs": 4, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
+         "train.early_stop": False},
+    toy={"teacher.name": "toy", "teacher.size": None, "labels.max_entropy": 2.0,
+         "views.size": 192, "views.per_image": 4, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
+         "student.backbone": "tf_efficientnet_lite0", "student.size": 128, "student.freeze": 3,
+         "train.epochs": 8, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
          "train.early_stop": False},
 )
 

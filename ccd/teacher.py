@@ -57,7 +57,7 @@ def embed_views(
     teacher:Teacher,         # scores the views
     photos:Photos,           # N photographs
     views:Views|None=None,   # V views of them; None = each photograph as a whole
-    batch:int=64,            # views per forward pass; roi: photographs
+    batch:int=64,            # views per forward pass; roi: photographs of as many pixels
     desc:str="teacher",      # of the progress bar
     mode:str="squash",       # squash to a square; crop: keep the aspect; roi: cut views from the photograph's feature map
     roi_size:int|None=None,  # roi: long side of the photograph, px; None = one and a half times `teacher.size`
@@ -75,7 +75,8 @@ def embed_views(
     else:
         image, n = views.image.unique_consecutive(return_counts=True)
         rows = torch.arange(len(views)).split(n.tolist())
-        for i, x in view_batches(photos, Views(image, WHOLE.expand(len(image), 4)), roi_size or teacher.size*3//2, batch, desc, teacher.stride):
+        size = teacher.stride*round((roi_size or 1.5*teacher.size)/teacher.stride)
+        for i, x in view_batches(photos, Views(image, WHOLE.expand(len(image), 4)), size, max(1, int(batch*(teacher.size/size)**2)), desc, teacher.stride):
             of = torch.cat([rows[k] for k in i])
             done(of, teacher.embed_rois(x, views.box[of], torch.arange(len(i)).repeat_interleave(n[i])))
     index, f = (torch.cat(p) for p in zip(*parts))
@@ -203,7 +204,8 @@ class OpenClipTeacher(Teacher):
     @torch.inference_mode()
     def embed_pixels(self, x):
         shape = tuple(x.shape[2:])
-        if shape not in self.towers: self.towers[shape] = resize_tower(self.native, *shape)
+        try: self.towers[shape] = self.towers.get(shape) or resize_tower(self.native, *shape)
+        except Exception as e: raise CCDError(f"teacher {self.name} cannot take {shape[1]}×{shape[0]} px ({str(e).splitlines()[0]}): try views.mode squash, or another teacher.size") from None
         self.model.visual = self.towers[shape]
         with autocast(self.device, self.precision): return F.normalize(self.model.encode_image(self._input(x)).float(), dim=-1).cpu()
 

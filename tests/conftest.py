@@ -50,7 +50,7 @@ def clip_folder(request, tmp_path_factory):
 
 @pytest.fixture
 def small():
-    return lambda **kw: settings("cpu", **SMALL | kw)
+    return lambda **kw: settings("toy", **SMALL | kw)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def test_folder_to_model_to_tags(ccd, photos, tmp_path):
     folder = tmp_path/"photos"; shutil.copytree(photos, folder/"deep"/"er")
     (folder/"text.jpg").write_text("not an image")
     (tmp_path/"classes.txt").write_text("star\nheart\nhouse\n")
-    code, out, _ = ccd("fit", folder, "--classes", tmp_path/"classes.txt", "--teacher", "offline", "--out", tmp_path/"run", *FAST)
+    code, out, _ = ccd("fit", folder, "--classes", tmp_path/"classes.txt", "--preset", "toy", "--out", tmp_path/"run", *FAST)
     assert code == 0 and "cannot be decoded: 1 (" in out
     assert "text.jpg" in (tmp_path/"run"/"quarantine.csv").read_text()
     assert "teacher" not in json.loads((tmp_path/"run"/"metrics.json").read_text())
@@ -40,12 +40,24 @@ def test_benchmark_with_any_open_clip_teacher(ccd, toy_root, clip_folder, tmp_pa
 
 
 def test_compare_picks_its_rows(ccd, toy_root, tmp_path):
-    code, out, _ = ccd("compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--teacher", "offline", "--seeds", 1, "--limit", 8, "--methods", "an, an@single",
+    code, out, _ = ccd("compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--preset", "toy", "--seeds", 1, "--limit", 8, "--methods", "an, an@single",
                        "--table", tmp_path/"table.csv", "--out", tmp_path/"rows.json", "--set", "train.epochs=1", "--set", "student.size=64")
     assert code == 0 and "an@single" in out
     rows = json.loads((tmp_path/"rows.json").read_text())["rows"]
     assert [(r["method"], r["supervision"], r["teacher_passes"]) for r in rows] == [("an", "none", 8), ("an@single", "single", 0)]
     assert [r["supervision"] for r in csv.DictReader(open(tmp_path/"table.csv"))] == ["single", "none"]
+
+
+def test_demo_draws_compares_and_reports(ccd, tmp_path):
+    (tmp_path/"mine").mkdir(); (tmp_path/"mine"/"precious.txt").write_text("mine")
+    code, out, err = ccd("demo", "--out", tmp_path/"mine", "--train", 60, "--test", 30, *FAST[2:])
+    assert code == 2 and "not from a demo" in err[-1] and [p.name for p in (tmp_path/"mine").iterdir()] == ["precious.txt"]
+    code, out, _ = ccd("demo", "--out", tmp_path/"demo", "--train", 60, "--test", 30, "--set", "train.epochs=2", *FAST[2:])
+    rows = json.loads((tmp_path/"demo"/"metrics.json").read_text())["rows"]
+    assert code == 0 and [r["method"] for r in rows] == ["zero_shot", "global", "grid", "ccd", "ceiling"]
+    assert all(f"{r['eval_map']:.1f}" in out for r in rows) and str(tmp_path/"demo"/"report.html") in out
+    page = (tmp_path/"demo"/"report.html").read_text()
+    assert page.count("data:image/png") == 5 and "http" not in page and "</html>" in page
 
 
 def bad_classes(tmp_path, text):
