@@ -45,7 +45,7 @@ def label(
     views = grid_views(len(photos)) if grid else whole(len(photos))
     initial, _ = labeller.initial(labeller.probabilities(photos, desc="whole photos"))
     local = labeller.local(labeller.probabilities(photos, views, "3×3 parts"), views, len(photos)) if grid else initial
-    write_labels(out, photos, classes, views, initial=initial, local=local, final=update(initial, local, s.labels.alpha))
+    write_labels(out, photos, classes, views, initial=initial, local=local, final=update(initial, local, s.labels.alpha) if grid else initial)
     return len(photos), bad
 
 # %% ../nbs/35_label.ipynb #dd4a67d0
