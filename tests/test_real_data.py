@@ -36,7 +36,7 @@ def test_real_clip_scores_have_the_papers_map_and_bias():
     bias = estimate_bias(p, max_entropy=.5)
     assert torch.isfinite(bias.value).all()
     lowest = {VOC20[i] for i in estimate_bias(p, max_entropy=3.).value.argsort()[:7].tolist()}
-    assert len(lowest & {"person", "tv monitor", "dining table", "sofa", "chair", "bottle", "potted plant"}) >= 5, lowest
+    assert lowest == {"person", "tv monitor", "dining table", "sofa", "chair", "bottle", "potted plant"}
     unclamped = (p/bias.value).numpy()
     assert np.allclose(average_precision(z["labels"] == 1, unclamped), average_precision(z["labels"] == 1, p), atol=.01)
     assert (debias(p, bias.value, 1e-4) <= 1).all()
