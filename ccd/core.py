@@ -44,6 +44,8 @@ class LabelSettings:
     debias: bool = True                           # divide by the bias (§3.3); off for the ablation of Table 2
     floor: float = Field(1e-4, ge=0, lt=1)        # the smallest probability; keeps targets off zero (§3.3 gives no value)
     alpha: float = Field(0.4, ge=0, le=1)         # weight of the initial label in the update (Eq. 7)
+    calibrate: bool = False                       # class offsets and temperature from the scores themselves, before debiasing (studies/51)
+    neighbours: int = Field(0, ge=0)              # final labels are averaged with this many similar photographs; 0 = none, 10 in studies/51
 
 @dataclass(config=_strict)
 class ViewSettings:

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import torch
 
 from .benchmarks import Benchmark
-from .bias import Bias, debias, estimate_bias
+from .bias import Bias, calibrate, debias, estimate_bias, estimate_calibration
 from .cache import cached_views, open_cache
 from .classes import read_classes
 from .core import CCDError, Clock, Settings, atomic, new_run, pick_device, provenance, seed_everything, settings, write_json
 from .data import Photos, Views, list_photos, quarantine
-from .labels import class_probabilities, local_maximum, update
+from .labels import class_probabilities, local_maximum, smooth, update
 from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
 from .teacher import Teacher, check_mode, embed_classes
@@ -46,13 +46,19 @@ class Labeller:
         return class_probabilities(image, self.text, self.teacher.temperature, self.bias_of_sigmoid)
 
     def initial(self, p:torch.Tensor) -> tuple[torch.Tensor, Bias]:
-        "Initial labels [N, C] (Eq. 3, debiased) from the global probabilities, and the bias, which local labels then share."
+        "Initial labels [N, C] (Eq. 3, debiased) from the global probabilities, and the bias; local labels then share it and the calibration."
+        self.calibration = estimate_calibration(p) if self.s.labels.calibrate else None
+        p = calibrate(p, self.calibration)
         self.bias = estimate_bias(p, self.s.labels.max_entropy)
         return self._debias(p), self.bias
 
     def local(self, p:torch.Tensor, views:Views, n:int) -> torch.Tensor:
         "Local labels [n, C] (Eq. 5–6, debiased) from the probabilities of views."
-        return self._debias(local_maximum(p, views.image, n))
+        return self._debias(local_maximum(calibrate(p, self.calibration), views.image, n))
+
+    def final(self, initial:torch.Tensor, local:torch.Tensor) -> torch.Tensor:
+        "Final labels [N, C]: the update (Eq. 7), smoothed where neighbours are asked for."
+        return smooth(update(initial, local, self.s.labels.alpha), initial, local, neighbours=self.s.labels.neighbours)
 
     def _debias(self, p): return debias(p, self.bias.value if self.s.labels.debias else None, self.s.labels.floor)
 
@@ -98,7 +104,7 @@ def distill(
     for _ in range(min(s.train.warmup, s.train.epochs)): epoch(initial, 0., "warm-up")
     with clock("maps"): views = cam_views(student, photos, s.views)
     with clock("views"): local = label.local(label.probabilities(photos, views, "views"), views, len(photos))
-    final = update(initial, local, s.labels.alpha)
+    final = label.final(initial, local)
 
     kept_epoch, curve, last = s.train.epochs, [], None
     while trainer.done < s.train.epochs:
