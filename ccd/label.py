@@ -17,7 +17,6 @@ from .classes import VOC20
 from .core import CCDError, Settings, pick_device, settings
 from .data import Photos, quarantine, view_batches, whole
 from .distill import Labeller, read_source, write_labels
-from .labels import update
 from .teacher import Teacher
 from .teachers import load_teacher
 from .views import grid_views
@@ -45,7 +44,7 @@ def label(
     views = grid_views(len(photos)) if grid else whole(len(photos))
     initial, _ = labeller.initial(labeller.probabilities(photos, desc="whole photos"))
     local = labeller.local(labeller.probabilities(photos, views, "3×3 parts"), views, len(photos)) if grid else initial
-    write_labels(out, photos, classes, views, initial=initial, local=local, final=update(initial, local, s.labels.alpha) if grid else initial)
+    write_labels(out, photos, classes, views, initial=initial, local=local, final=labeller.final(initial, local) if grid else initial)
     return len(photos), bad
 
 # %% ../nbs/35_label.ipynb #dd4a67d0
