@@ -77,7 +77,7 @@ class MiniLM:
 class OfflineTeacher(Teacher):
     "ConSE on EfficientNet-Lite2 and MiniLM (method of Norouzi et al., 2014). The temperature, 1/20, is part of the model."
     name, temperature, rois = "offline", 1/20, True
-    split = 7     # stages that see the whole photograph when views are cut from its feature map
+    split = 8     # stages that see the whole photograph when views are cut from its feature map
     region = 260  # px side of the crop whose place a region of that map takes
     def __init__(self, size:int|None=None, device="cpu", precision:str="auto"):
         self.size, self.device, self.precision = size or 260, torch.device(device), precision

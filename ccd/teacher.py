@@ -172,7 +172,7 @@ def region_features(
 # %% ../nbs/10_teacher.ipynb #012858b2
 class OpenClipTeacher(Teacher):
     "Any open_clip model, with its own mean and std, temperature, bias and tokenizer, at any input size."
-    split = 4  # stages that see the whole photograph when views are cut from its feature map: up to layer3
+    split = 5  # stages of a ResNet tower that see the whole photograph when views are cut from its feature map: all but the attention pool
     def __init__(self, name:str, size:int|None=None, device="cpu", precision:str="auto"):
         import open_clip
         where = parse_teacher(name)
