@@ -104,8 +104,8 @@ PRESETS = dict(
          "train.early_stop": False},
     toy={"teacher.name": "toy", "teacher.size": None, "labels.max_entropy": 2.0,
          "views.size": 320, "views.per_image": 10, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
-         "student.backbone": "tf_efficientnet_lite0", "student.size": 128, "student.freeze": 3,
-         "train.epochs": 4, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
+         "student.backbone": "tf_efficientnet_lite0", "student.size": 128, "student.freeze": 5,
+         "train.epochs": 7, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
          "train.early_stop": False},
 )
 
