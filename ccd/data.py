@@ -127,7 +127,7 @@ def view_batches(
     stride:int|None=None                   # as for `read_views`
 ):                                         # yields positions in `views` [B], and [B ≤ batch, 3, height, width] uint8
     "All views in batches of one shape each; squashed views come in their own order."
-    loader = DataLoader(_ByPhoto(photos, views, size, stride), batch_size=None, num_workers=loader_workers(), collate_fn=_as_is)
+    loader = DataLoader(_ByPhoto(photos, views, size, stride), batch_size=None, num_workers=loader_workers(), collate_fn=_as_is, generator=torch.Generator())  # looking draws no random number
     held, at = defaultdict(list), 0
     with progress(desc=desc, total=len(views), unit="view", show=bool(desc)) as bar:
         def full(group):

@@ -40,6 +40,6 @@ def test_methods_without_labels_do_not_see_them(toy_root, small):
     got = []
     for b in (train, other):
         rows = []
-        compare(b, test, s, [(0, m) for m in ("an", "role", "cdul", "an@single")], rows.append)
+        compare(b, test, s, [(0, m) for m in ("an", "role", "cdul", "an@single")], lambda row, made: rows.append(row))
         got.append({r["method"]: r["eval_map"] for r in rows})
     assert [m for m in got[0] if got[0][m] != got[1][m]] == ["an@single"]
