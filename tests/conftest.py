@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from ccd.toy import write_toy
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(student__size=64, views__size=64, views__per_image=2, train__epochs=3, train__warmup=1, student__freeze=5)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    "No test reads or writes the user's cache."
+    os.environ["CCD_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +50,7 @@ def clip_folder(request, tmp_path_factory):
 
 @pytest.fixture
 def small():
-    return lambda **kw: settings("cpu", **SMALL | kw)
+    return lambda **kw: settings("toy", **SMALL | kw)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def test_folder_to_model_to_tags(ccd, photos, tmp_path):
     folder = tmp_path/"photos"; shutil.copytree(photos, folder/"deep"/"er")
     (folder/"text.jpg").write_text("not an image")
     (tmp_path/"classes.txt").write_text("star\nheart\nhouse\n")
-    code, out, _ = ccd("fit", folder, "--classes", tmp_path/"classes.txt", "--teacher", "offline", "--out", tmp_path/"run", *FAST)
+    code, out, _ = ccd("fit", folder, "--classes", tmp_path/"classes.txt", "--preset", "toy", "--out", tmp_path/"run", *FAST)
     assert code == 0 and "cannot be decoded: 1 (" in out
     assert "text.jpg" in (tmp_path/"run"/"quarantine.csv").read_text()
     assert "teacher" not in json.loads((tmp_path/"run"/"metrics.json").read_text())
@@ -39,6 +39,27 @@ def test_benchmark_with_any_open_clip_teacher(ccd, toy_root, clip_folder, tmp_pa
     assert code == 0 and f"mAP {m['student']['eval_map']:.2f}" in out
 
 
+def test_compare_picks_its_rows(ccd, toy_root, tmp_path):
+    code, out, _ = ccd("compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--preset", "toy", "--seeds", 1, "--limit", 8, "--methods", "an, an@single",
+                       "--table", tmp_path/"table.csv", "--out", tmp_path/"rows.json", "--set", "train.epochs=1", "--set", "student.size=64")
+    assert code == 0 and "an@single" in out
+    rows = json.loads((tmp_path/"rows.json").read_text())["rows"]
+    assert [(r["method"], r["supervision"], r["teacher_passes"]) for r in rows] == [("an", "none", 8), ("an@single", "single", 0)]
+    assert [r["supervision"] for r in csv.DictReader(open(tmp_path/"table.csv"))] == ["single", "none"]
+
+
+def test_demo_draws_compares_and_reports(ccd, tmp_path):
+    (tmp_path/"mine").mkdir(); (tmp_path/"mine"/"precious.txt").write_text("mine")
+    code, out, err = ccd("demo", "--out", tmp_path/"mine", "--train", 60, "--test", 30, *FAST[2:])
+    assert code == 2 and "not from a demo" in err[-1] and [p.name for p in (tmp_path/"mine").iterdir()] == ["precious.txt"]
+    code, out, _ = ccd("demo", "--out", tmp_path/"demo", "--train", 60, "--test", 30, "--set", "train.epochs=2", *FAST[2:])
+    rows = json.loads((tmp_path/"demo"/"metrics.json").read_text())["rows"]
+    assert code == 0 and [r["method"] for r in rows] == ["zero_shot", "global", "grid", "ccd", "ceiling"]
+    assert all(f"{r['eval_map']:.1f}" in out for r in rows) and str(tmp_path/"demo"/"report.html") in out
+    page = (tmp_path/"demo"/"report.html").read_text()
+    assert page.count("data:image/png") == 5 and "http" not in page and "</html>" in page
+
+
 def bad_classes(tmp_path, text):
     path = tmp_path/f"classes{len(text)}.txt"
     path.write_bytes(text)
@@ -52,6 +73,7 @@ def bad_classes(tmp_path, text):
     ("teacher", "unknown teacher"), ("teacher tag", "open_clip knows"), ("hub", "the weights could not be loaded"), ("backbone", "neither torchvision/NAME"),
     ("weights", "is no file"), ("setting", "unknown setting 'labels.alfa'"), ("value", "labels.alpha = '7'"), ("preset", "unknown preset"), ("device", "is not to be had here"),
     ("pair", "write it as NAME=VALUE"), ("both", "one of the two"),
+    ("fetch", "cannot be fetched"), ("fetch what", "unknown benchmark"), ("method", "unknown method 'an@half'"),
     ("classes too", "has its own"), ("nothing to measure", "needs --benchmark")])
 def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatch, case, words):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -66,9 +88,11 @@ def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatc
         "hub": [*ok, *names, "--teacher", "hf-hub:org/name"], "backbone": [*ok, *names, "--backbone", "resnet17"], "weights": [*ok, *names, "--weights", "nowhere.pth"],
         "setting": [*ok, *names, "--set", "labels.alfa=.2"], "value": [*ok, *names, "--set", "labels.alpha=7"], "preset": [*ok, *names, "--preset", "papper"],
         "device": [*ok, *names, "--device", "cuda:99"], "pair": [*ok, *names, "--set", "labels.alpha"], "both": [*toy, photos, *names],
+        "fetch": ["data", "nuswide", "--root", tmp_path], "fetch what": ["data", "voc99"],
+        "method": ["compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--methods", "ccd,an@half"],
         "classes too": [*toy, *names], "nothing to measure": [*ok, *names, "--eval-split", "val"],
     }[case]
-    if "--out" not in args: args += ["--out", tmp_path/"run"]
+    if "--out" not in args and args[0] != "data": args += ["--out", tmp_path/"run"]
     code, out, err = ccd(*args)
     assert code == 2 and out == ""
     assert len(err) == 1 and err[0].startswith("ccd: ") and words in err[0], err

@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings as hyp, strategies as st
 from scipy import ndimage
 
-from ccd.bias import MIN_VOTES, debias, estimate_bias
+from ccd.bias import MIN_VOTES, calibrate, debias, estimate_bias, estimate_calibration
 from ccd.cam import around_peak, cam_boxes, normalise
+from ccd.core import settings
 from ccd.data import Views, read_views, view_batches
-from ccd.labels import class_probabilities, entropy, local_maximum
+from ccd.distill import Labeller
+from ccd.labels import class_probabilities, entropy, local_maximum, smooth, update
 from ccd.training import first_gradient_minimum, pseudo_map
 from ccd.views import grid_views, propose
 
@@ -46,6 +48,60 @@ def test_bias_is_the_mean_top1_probability_of_low_entropy_images(seed, limit):
 def test_a_class_that_never_wins_takes_its_own_highest_probabilities():
     p = torch.tensor([[.8, .1, .1]]*9 + [[.2, .7, .1]]*9)
     assert torch.allclose(estimate_bias(p, 2.).value, torch.tensor([.8, .7, .1]))
+
+
+@given(seeds, st.integers(2, 30), st.floats(.05, 20))
+@hyp(max_examples=30, deadline=None)
+def test_calibration_is_half_entropy_and_undoes_class_offsets_and_temperature(seed, classes, scale):
+    g = torch.Generator().manual_seed(seed)
+    logits = 3*torch.randn(60, classes, generator=g)
+    q = calibrate(p := logits.softmax(-1), estimate_calibration(p))
+    assert entropy(q).mean().item() == pytest.approx(math.log(classes)/2, abs=1e-3)
+    assert torch.allclose(q.log().mean(0), q.log().mean().expand(classes), atol=1e-3)
+    other = (scale*(logits + torch.randn(classes, generator=g)) + 9*torch.randn(60, 1, generator=g)).double().softmax(-1)
+    if other.min() > 1e-30: assert torch.allclose(calibrate(other, estimate_calibration(other)).float(), q, atol=1e-3)
+
+
+@pytest.mark.parametrize("p", [torch.ones(5, 1), torch.tensor([[.7, .2, .1]]), torch.full((4, 3), 1/3), torch.tensor([[1., 0., 0.], [0., 1., 0.], [1., 0., 0.]]),
+                               torch.tensor([[.9, .1, 0.]]*30)], ids=["one class", "one image", "uniform", "hard zeros", "a class without votes"])
+def test_calibration_at_its_edges_is_never_nan(p):
+    q = calibrate(p, estimate_calibration(p))
+    assert torch.isfinite(q).all() and torch.allclose(q.sum(1), torch.ones(len(p)))
+    label = debias(q, estimate_bias(q, 9.).value, 1e-4)
+    assert torch.isfinite(smooth(label, label, q, neighbours=2)).all()
+
+
+@given(seeds, st.integers(1, 12))
+@hyp(max_examples=20, deadline=None)
+def test_smoothing_averages_the_nearest_and_follows_the_order_of_the_photographs(seed, k):
+    g = torch.Generator().manual_seed(seed)
+    a, b = (torch.rand(9, 4, generator=g) for _ in range(2))
+    out = smooth(a, a, b, neighbours=k)
+    x = np.concatenate([(np.log(s) - np.log(s).mean(1, keepdims=True)) for s in (a.numpy(), b.numpy())], 1)
+    x -= x.mean(0); x /= np.linalg.norm(x, axis=1, keepdims=True)
+    for i, row in enumerate(x):
+        near = [j for j in np.argsort(-x @ row) if j != i][:k]
+        assert np.allclose(out[i], (a[i] + a[near].mean(0))/2, atol=1e-5)
+    order = torch.randperm(9, generator=g)
+    assert torch.allclose(smooth(a[order], a[order], b[order], neighbours=k), out[order], atol=1e-6)
+
+
+def test_the_label_settings_reach_the_labels():
+    class Teacher:
+        def embed_text(self, prompts): return torch.eye(len(prompts))
+    p = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).mul(4).softmax(-1)
+    views = Views(torch.arange(40), torch.zeros(40, 4))
+    made = {}
+    for on in (False, True):
+        label = Labeller(Teacher(), ["a", "b", "c"], settings("cpu", labels__calibrate=on, labels__neighbours=3*on, labels__debias=False, labels__floor=0))
+        initial, _ = label.initial(p)
+        local = label.local(p.flip(0), views, 40)
+        made[on] = initial, local, label.final(initial, local)
+    assert torch.equal(made[False][0], p) and torch.equal(made[False][1], p.flip(0)) and torch.equal(made[False][2], update(p, p.flip(0), .4))
+    c = estimate_calibration(p)
+    initial, local, final = made[True]
+    assert torch.equal(initial, calibrate(p, c)) and torch.equal(local, calibrate(p.flip(0), c))
+    assert torch.equal(final, smooth(update(initial, local, .4), initial, local, neighbours=3)) and not torch.allclose(final, update(initial, local, .4))
 
 
 def test_wrong_temperature_gives_uniform_labels():
@@ -118,7 +174,34 @@ def test_batches_are_full_whatever_the_views_per_photograph(photos):
     p = list_photos(photos).take(range(5))
     n = [1, 4, 2, 7, 3]
     v = Views(torch.repeat_interleave(torch.arange(5), torch.tensor(n)), grid_views(2).box[:17])
-    got = list(view_batches(p, v, 32, 6))
-    assert [len(b) for b in got] == [6, 6, 5]
-    want = torch.cat([read_views(p.open(i), v.box[v.image == i], 32) for i in range(5)])
-    assert torch.equal(torch.cat(got), want)
+    index, got = zip(*view_batches(p, v, 32, 6))
+    assert [len(b) for b in got] == [6, 6, 5] and torch.equal(torch.cat(index), torch.arange(17))
+    want = np.concatenate([read_views(p.open(i), v.box[v.image == i], 32) for i in range(5)])
+    assert np.array_equal(torch.cat(got).permute(0, 2, 3, 1), want)
+
+
+def test_views_that_keep_their_aspect_come_back_in_their_places(photos):
+    from ccd.data import list_photos, view_shape
+    p = list_photos(photos).take(range(5))
+    boxes = torch.tensor([[0, 0, 1, 1], [0, 0, 1, .5], [.2, 0, .45, 1], [.5, .5, .7, .75], [0, 0, .02, 1]])
+    v = Views(torch.arange(5).repeat_interleave(5), boxes.repeat(5, 1))
+    batches = list(view_batches(p, v, 64, 4, stride=16))
+    assert sorted(torch.cat([i for i, _ in batches]).tolist()) == list(range(25))
+    ragged = [len(x) for _, x in batches if len(x) < 4]
+    assert len(ragged) <= len({x.shape[2:] for _, x in batches}), "at most one ragged batch per shape"
+    for i, x in batches:
+        for k, y in zip(i.tolist(), x):
+            b = v.box[k]*64
+            assert tuple(y.shape[1:]) == view_shape(float(b[2] - b[0]), float(b[3] - b[1]), 64, 16)[::-1]
+            assert np.array_equal(y.permute(1, 2, 0), read_views(p.open(k//5), v.box[k:k + 1], 64, 16)[0])
+
+
+@given(st.floats(1, 4000), st.floats(1, 4000), st.sampled_from([64, 224, 640]), st.sampled_from([14, 16, 32]))
+@hyp(max_examples=60, deadline=None)
+def test_a_view_keeps_its_aspect_to_half_a_stride(w, h, size, stride):
+    from ccd.data import view_shape
+    a, b = view_shape(w, h, size, stride)
+    assert max(a, b) == (a if w >= h else b) == size
+    short, exact = min(a, b), size*min(w, h)/max(w, h)
+    assert short == size or short % stride == 0 and short >= stride
+    assert abs(short - exact) <= max(stride/2, stride - exact) + 1e-6

@@ -1,8 +1,10 @@
 "Truth never reaches labelling or training: deleted or shuffled, it changes no byte of labels and weights."
 import random
 import shutil
+from dataclasses import replace
 
 from ccd.distill import fit
+from ccd.studies import compare
 from ccd.toy import TOY14, read_toy
 
 SAME = ("labels.parquet", "views.parquet", "model/model.safetensors")
@@ -29,3 +31,15 @@ def test_truth_deleted_or_shuffled_gives_the_same_bytes(toy_root, tmp_path, smal
 def test_another_seed_gives_other_weights(toy_root, tmp_path, small):
     a, b = (fit(read_toy(toy_root, "train").photos, classes=TOY14, out=tmp_path/str(k), s=small(seed=k)) for k in (0, 1))
     assert (a/SAME[2]).read_bytes() != (b/SAME[2]).read_bytes()
+
+
+def test_methods_without_labels_do_not_see_them(toy_root, small):
+    train, test = read_toy(toy_root, "train"), read_toy(toy_root, "test")
+    other = replace(train, truth=train.truth[::-1].copy())
+    s = small(student__backbone="torchvision/resnet18", student__weights="random", student__freeze=3, student__size=32, train__epochs=2)
+    got = []
+    for b in (train, other):
+        rows = []
+        compare(b, test, s, [(0, m) for m in ("an", "role", "cdul", "an@single")], lambda row, made: rows.append(row))
+        got.append({r["method"]: r["eval_map"] for r in rows})
+    assert [m for m in got[0] if got[0][m] != got[1][m]] == ["an@single"]
