@@ -220,7 +220,7 @@ def demo(
     from ccd.core import read_json
     from ccd.demo import demo
     report = demo(out, train, test, seeds, _settings("toy", set_, device=device))
-    _comparison(f"mAP, %: {train} drawn scenes, {test} to measure on, teacher toy", "train", "test", read_json(out/"metrics.json")["rows"])
+    _comparison("mAP in %, drawn scenes", "train", "test", read_json(out/"metrics.json")["rows"])
     typer.echo(f"report: {report.resolve()}")
 
 @app.command()

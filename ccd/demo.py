@@ -54,7 +54,7 @@ def _bias(train, d):
     after = torch.zeros(len(train.classes)).index_add_(0, first, top)/torch.bincount(first, minlength=len(train.classes)).clamp_min(1)
     return dict(title="Bias", figure=_uri(bar_chart(train.classes, {"before": d.bias.value.tolist(), "after": after.tolist()}, "mean label of the first class")),
                 text="How sure the teacher is when it names a class first: the mean top-1 probability. The captions that it learned from under-report tree, cloud, fish and umbrella. "
-                     "After dividing by this bias, the label of the first class is as high for them as for the others.")
+                     "After dividing by this bias, the label of the first class is much closer to that of the others.")
 
 def _boxes(train, d, n=8):
     some = [i for i in range(len(train)) if train.truth[i].sum() >= 2][:n]
@@ -75,7 +75,7 @@ def _view_dependence(train, label):
     rows = {f"{train.classes[c]}\nwhole: {whole[c]:.2f}": [q[:, c].view(side, side).numpy() for q in p] for c in classes}
     return dict(title="View dependence", figure=_uri(view_maps(one.open(0), rows, ["views of half the side", "views of a third"])),
                 text="One scene, several classes, and one teacher: its probability for each class as a small view slides over the scene (right), beside its probability from the whole scene. "
-                     "The whole gives nearly everything to one class; views give each class its place. This is why local views pay.")
+                     "The whole gives most to one class; views give each class its place. This is why local views pay.")
 
 def _per_class(test, seen):
     ap = lambda m: average_precision(test.truth, seen[m]["prediction"]).tolist()
