@@ -107,7 +107,7 @@ def demo(
 ) -> Path:                 # the report
     "Draw scenes, compare the five methods, write the report."
     s, out, seen = s or settings("toy"), Path(out), {}
-    if out.exists() and not (out.is_dir() and ((out/"metrics.json").is_file() or not any(out.iterdir()))): raise CCDError(f"{out} exists already and is not from a demo: give another --out")
+    if out.exists() and not (out.is_dir() and ((out/"scenes"/"VOCdevkit"/"VOCtoy").is_dir() or not any(out.iterdir()))): raise CCDError(f"{out} exists already and is not from a demo: give another --out")
     out.mkdir(parents=True, exist_ok=True); (out/"metrics.json").unlink(missing_ok=True)
     splits = write_toy(out/"scenes", dict(train=train, test=test))
     first = lambda row, made: row["seed"] == 0 and seen.update({row["method"]: made})

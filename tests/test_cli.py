@@ -49,9 +49,9 @@ def test_compare_picks_its_rows(ccd, toy_root, tmp_path):
 
 
 def test_demo_draws_compares_and_reports(ccd, tmp_path):
-    (tmp_path/"mine").mkdir(); (tmp_path/"mine"/"precious.txt").write_text("mine")
+    (tmp_path/"mine").mkdir(); (tmp_path/"mine"/"metrics.json").write_text("of a run")
     code, out, err = ccd("demo", "--out", tmp_path/"mine", "--train", 60, "--test", 30, *FAST[2:])
-    assert code == 2 and "not from a demo" in err[-1] and [p.name for p in (tmp_path/"mine").iterdir()] == ["precious.txt"]
+    assert code == 2 and "not from a demo" in err[-1] and [(p.name, p.read_text()) for p in (tmp_path/"mine").iterdir()] == [("metrics.json", "of a run")]
     code, out, _ = ccd("demo", "--out", tmp_path/"demo", "--train", 60, "--test", 30, "--set", "train.epochs=2", *FAST[2:])
     rows = json.loads((tmp_path/"demo"/"metrics.json").read_text())["rows"]
     assert code == 0 and [r["method"] for r in rows] == ["zero_shot", "global", "grid", "ccd", "ceiling"]
