@@ -182,16 +182,16 @@ def compare(
     out: Annotated[Path, typer.Option(help="JSON file for the rows and where they came from.")],
     root: Root = Path("."), train_split: str = "train", eval_split: str = "val",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every method.")] = 3,
-    methods: Annotated[Optional[str], typer.Option(help="Rows, e.g. global,cdul,an,role@single; zero-shot, global, 3×3, CCD and supervised if left out.")] = None,
+    methods: Annotated[Optional[str], typer.Option(help="Rows, e.g. global,cdul,an,role@single; or all; zero-shot, global, 3×3, CCD and supervised if left out.")] = None,
     table: Annotated[Optional[Path], typer.Option(help="A .md or .csv file for the table by supervision.")] = None,
     preset: Preset = "cpu", teacher: Teacher = None, limit: Limit = None, device: Device = "auto",
     cache: Cache = None, set_: Set = None,
 ):
     "CCD, CDUL, baselines and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
     from ccd.core import CCDError
-    from ccd.studies import METHODS, method_table, run_comparison, supervision
+    from ccd.studies import ALL, METHODS, method_table, run_comparison, supervision
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
-    names = METHODS if methods is None else [m.strip() for m in methods.split(",")]
+    names = METHODS if methods is None else ALL if methods == "all" else [m.strip() for m in methods.split(",")]
     for m in names: supervision(m)
     s = _settings(preset, set_, teacher__name=teacher, device=device)
     train, test = (_benchmark(benchmark, root, k) for k in (train_split, eval_split))
