@@ -79,7 +79,8 @@ def train_baseline(
     s:Settings,                # student, training, seed
     y:torch.Tensor|None=None,  # [N, C] soft labels of a teacher, or
     z:torch.Tensor|None=None,  # [N, C] drawn labels in {1, 0, -1}
-    k:float|None=None          # positives per photograph; None = the mean number of classes not ruled out
+    k:float|None=None,         # positives per photograph; None = the mean number of classes not ruled out
+    features:torch.Tensor|None=None  # of `frozen_features`, in place of the photographs
 ) -> Student:
     "A student trained with `b` on one kind of labels, with the initialisation, order, epochs and schedule of every other method."
     if z is None: z = observe(y)
@@ -88,7 +89,7 @@ def train_baseline(
     seed_everything(s.seed)  # what the loss drew must not shift the student's numbers
     student = create_student(s.student, classes, pick_device(s.device))
     if b.boost != 1: student.head.register_forward_hook(lambda head, x, maps: boost(maps, b.boost))
-    trainer = Trainer(student, photos, s.train, s.seed, loss)
+    trainer = Trainer(student, photos, s.train, s.seed, loss, features)
     target = z if not b.soft else (z > 0).float() if y is None else y
     while trainer.done < s.train.epochs: trainer.epoch(target)
     return student

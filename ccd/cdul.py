@@ -82,12 +82,13 @@ def cdul(
     s:Settings,                   # student, training, seed
     c:CDULSettings=CDULSettings(),
     folder=None,                  # keeps `cdul.pt`, to go on after an interruption
-    on_epoch:Callable|None=None   # called with each epoch's record and copies of the labels [N, C] before and after its step
+    on_epoch:Callable|None=None,  # called with each epoch's record and copies of the labels [N, C] before and after its step
+    features:torch.Tensor|None=None  # of `frozen_features`, in place of the photographs
 ) -> CDUL:
     "Gradient-alignment training (§3.2). `CCDError` where `folder` holds another run."
     seed_everything(s.seed)
     student = create_student(s.student, classes, pick_device(s.device))
-    trainer = Trainer(student, photos, s.train, s.seed)
+    trainer = Trainer(student, photos, s.train, s.seed, features=features)
     initial = (labels >= .5).float() if c.hard else labels.float()
     latent, running, records = initial.clamp(c.clamp, 1 - c.clamp).logit(), None, []
     about, path = dict(settings=asdict(s), cdul=asdict(c), initial=initial), folder and Path(folder)/"cdul.pt"

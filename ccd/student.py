@@ -101,11 +101,18 @@ class Student(nn.Module):
         super().train(mode); self.stages[:self.frozen].eval()
         return self
 
-    def maps(self, x):
-        "Class-activation maps [B, C, h, w] (Eq. 4) of `x` [B, 3, H, W] uint8."
+    def features(self, x):
+        "What the frozen stages make of `x` [B, 3, H, W] uint8: [B, Q, h, w] float32, without a gradient."
         x = ((x - self.mean)/self.std).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), autocast(x.device): x = self.stages[:self.frozen](x)
-        return self.head(self.stages[self.frozen:](x.float()))
+        with torch.no_grad(), autocast(x.device): return self.stages[:self.frozen](x).float()
+
+    def maps_of(self, features):
+        "Class-activation maps [B, C, h, w] (Eq. 4) of what `features` gave."
+        return self.head(self.stages[self.frozen:](features.contiguous(memory_format=torch.channels_last)))
+
+    def maps(self, x):
+        "Class-activation maps [B, C, h, w] of `x` [B, 3, H, W] uint8."
+        return self.maps_of(self.features(x))
 
     def forward(self, x):
         "Logits [B, C] of `x` [B, 3, H, W] uint8."
