@@ -23,7 +23,7 @@ from .distill import finish, warm_up
 from .metrics import average_precision, mean_ap
 from .studies import Rows
 from .teachers import load_teacher
-from .training import predict
+from .training import frozen_features, predict
 
 # %% ../nbs/37_ablations.ipynb #6dd9d2c9
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def ablate(
     if name not in ABLATIONS: raise CCDError(f"unknown ablation {name!r}: choose from {', '.join(ABLATIONS)}")
     grid = ABLATIONS[name].rows
     (train, _), (test, _) = quarantine(train), quarantine(test)
-    rows, groups, teachers = Rows(out, s, train, test, grid, ablation=name), {}, {}
+    rows, groups, teachers, test_features = Rows(out, s, train, test, grid, ablation=name), {}, {}, None
     for seed, m in rows.missing(seeds, grid):
         one = override(replace(s, seed=seed), **grid[m])
         groups.setdefault(repr(warm_up_settings(one)), []).append((m, one))
@@ -87,11 +87,10 @@ def ablate(
         start, first = time.perf_counter(), members[0][1]
         if (key := repr(first.teacher)) not in teachers: teachers = {key: load_teacher(first.teacher, pick_device(first.device))}
         w = warm_up(train.photos, train.classes, first, teachers[key], cache=cache)
-        state = w.trainer.state_dict()
+        if test_features is None: test_features = frozen_features(w.trainer.student, test.photos)
         for m, one in members:
-            w.trainer.load_state_dict(state)
             d = finish(w, one)
-            ap = average_precision(test.truth, predict(d.student, test.photos))
+            ap = average_precision(test.truth, predict(d.student, test.photos, features=test_features))
             rows.add(dict(method=m, seed=one.seed, views_per_image=len(d.views)/len(train), local_map=mean_ap(train.truth, d.local), labels_train_map=mean_ap(train.truth, d.final),
                           eval_map=float(ap.mean()), ap=dict(zip(train.classes, ap.tolist())), kept_epoch=d.kept_epoch, seconds=round(time.perf_counter() - start, 1)))
             start = time.perf_counter()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Root', 'Device', 'Limit', 'Preset', 'Teacher', 'Cache', 'Set', 'fit', 'label', 'cache', 'bench', 'predict',
-           'evaluate', 'compare', 'settings', 'demo', 'toy', 'data', 'main']
+           'evaluate', 'compare', 'ablate', 'settings', 'demo', 'toy', 'data', 'main']
 
 # %% ../nbs/40_cli.ipynb #22101090
 import sys
@@ -199,6 +199,30 @@ def compare(
     rows = run_comparison(train, test, s, range(seeds), out, names, cache)
     _comparison(f"mAP, %: {benchmark}, teacher {s.teacher.name}, {seeds} seeds", train_split, eval_split, rows)
     if table: method_table(rows, table)
+    typer.echo(f"rows: {out}" + (f", table: {table}" if table else ""))
+
+# %% ../nbs/40_cli.ipynb #27c0d30b
+@app.command()
+def ablate(
+    grid: Annotated[str, typer.Argument(help="table2, debias, fig6a, fig6b, fig7, mode, offset, entropy, official or teacher.")],
+    benchmark: Annotated[str, typer.Option(help="voc07, voc12, coco14, nuswide or toy.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the rows and where they came from.")],
+    root: Root = Path("."), train_split: str = "train", eval_split: str = "val",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every row.")] = 3,
+    table: Annotated[Optional[Path], typer.Option(help="A .csv or .parquet file for tidy rows.")] = None,
+    preset: Preset = "cpu", teacher: Teacher = None, limit: Limit = None, device: Device = "auto", cache: Cache = None, set_: Set = None,
+):
+    "One table or figure of ablations; the same command goes on where it stopped.  Example: ccd ablate table2 --benchmark voc07 --root data --out table2.json"
+    from ccd.ablations import ABLATIONS, ablate, differences, write_rows
+    from ccd.core import CCDError
+    if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
+    s = _settings(preset, set_, teacher__name=teacher, device=device)
+    train, test = (_benchmark(benchmark, root, k) for k in (train_split, eval_split))
+    if limit: train, test = (b.take(range(len(b))[:limit]) for b in (train, test))
+    rows = ablate(grid, train, test, s, range(seeds), out, cache)
+    _comparison(f"{ABLATIONS[grid].title}: mAP, %", train_split, eval_split, rows)
+    for d in differences(rows, ABLATIONS[grid].reference): typer.echo(f"{d['method']}: {d['difference']:+.1f} ± {d['sd']:.1f}, {'clear' if d['clear'] else 'not clear'}")
+    if table: write_rows(rows, table)
     typer.echo(f"rows: {out}" + (f", table: {table}" if table else ""))
 
 # %% ../nbs/40_cli.ipynb #44d9eb05

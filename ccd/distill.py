@@ -28,7 +28,7 @@ from .student import Student, create_student, save_model
 from .teacher import Teacher, check_mode, embed_classes
 from .teachers import load_teacher
 from .training import Trainer, first_gradient_minimum, predict, pseudo_map
-from .views import cam_views
+from .views import cam_views, draw_maps
 
 # %% ../nbs/30_distill.ipynb #eeb6b22e
 class Labeller:
@@ -90,6 +90,8 @@ class WarmUp:
     bias: Bias
     epochs: list[dict]      # a record per epoch
     seconds: dict           # by stage
+    state: dict             # of the trainer, before anything else
+    maps: dict              # drawn so far, by size and kind
 
 def _epoch(trainer, target, beta, stage, records, clock, on_epoch):
     with clock(stage): loss, running = trainer.epoch(target, beta, stage)
@@ -106,19 +108,20 @@ def warm_up(
 ) -> WarmUp:
     "Global labels, and a student trained on them for `s.train.warmup` epochs."
     clock, device, records = Clock(), pick_device(s.device), []
+    teacher = teacher or load_teacher(s.teacher, device)  # draws random numbers: before the seed
     seed_everything(s.seed)
     student = create_student(s.student, classes, device)
     with clock("teacher"):
-        label = Labeller(teacher or load_teacher(s.teacher, device), classes, s, cache)
+        label = Labeller(teacher, classes, s, cache)
         p = label.probabilities(photos, desc="whole photos")
         initial, bias = label.initial(p)
     trainer = Trainer(student, photos, s.train, s.seed)
     for _ in range(min(s.train.warmup, s.train.epochs)): _epoch(trainer, initial, 0., "warm-up", records, clock, on_epoch)
-    return WarmUp(photos, label, trainer, p, initial, bias, records, clock)
+    return WarmUp(photos, label, trainer, p, initial, bias, records, clock, trainer.state_dict(), {})
 
 # %% ../nbs/30_distill.ipynb #dac9cb99
 def finish(
-    w:WarmUp,                     # its trainer goes on from the state it is in
+    w:WarmUp,                     # may be finished more than once: its trainer goes back to where the warm-up left it
     s:Settings,                   # may differ from those of the warm-up in what comes after it
     on_epoch:Callable|None=None   # as for `warm_up`
 ) -> Distilled:
@@ -126,7 +129,10 @@ def finish(
     clock, records, trainer, student = Clock(w.seconds), list(w.epochs), w.trainer, w.trainer.student
     label = copy.copy(w.label)
     label.s, trainer.s = s, s.train
-    with clock("maps"): views = cam_views(student, w.photos, s.views)
+    trainer.load_state_dict(w.state)
+    with clock("maps"):
+        if (kind := (s.views.size, s.views.relative)) not in w.maps: w.maps[kind] = draw_maps(student, w.photos, s.views)
+        views = cam_views(*w.maps[kind], s.views)
     with clock("views"): local = label.local(label.probabilities(w.photos, views, "views"), views, len(w.photos))
     final = label.final(w.initial, local)
 
@@ -139,14 +145,15 @@ def finish(
             student.load_state_dict(last); kept_epoch = trainer.done - 1
             break
         last = copy.deepcopy(student.state_dict())
-    with clock("thresholds"): set_thresholds(student, predict(student, w.photos, desc="thresholds"), final)
     return Distilled(student, w.teacher, w.initial, local, final, w.bias, views, records, kept_epoch, dict(clock))
 
 def distill(
     photos:Photos, classes:list[str], s:Settings, teacher:Teacher|None=None, on_epoch:Callable|None=None, cache=None  # as for `warm_up`
 ) -> Distilled:
     "CCD (§3): global labels, warm-up, views, local labels, update, training, stop."
-    return finish(warm_up(photos, classes, s, teacher, on_epoch, cache), s, on_epoch)
+    d = finish(warm_up(photos, classes, s, teacher, on_epoch, cache), s, on_epoch)
+    set_thresholds(d.student, predict(d.student, photos, desc="thresholds"), d.final)
+    return d
 
 # %% ../nbs/30_distill.ipynb #9a2ed533
 def set_thresholds(
