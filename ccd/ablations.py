@@ -21,9 +21,9 @@ from .core import CCDError, LabelSettings, Settings, TrainSettings, ViewSettings
 from .data import quarantine
 from .distill import finish, warm_up
 from .metrics import average_precision, mean_ap
-from .studies import Rows
+from .studies import Rows, shared_features
 from .teachers import load_teacher
-from .training import frozen_features, predict
+from .training import predict
 
 # %% ../nbs/37_ablations.ipynb #6dd9d2c9
 @dataclass(frozen=True)
@@ -79,18 +79,20 @@ def ablate(
     if name not in ABLATIONS: raise CCDError(f"unknown ablation {name!r}: choose from {', '.join(ABLATIONS)}")
     grid = ABLATIONS[name].rows
     (train, _), (test, _) = quarantine(train), quarantine(test)
-    rows, groups, teachers, test_features = Rows(out, s, train, test, grid, ablation=name), {}, {}, None
+    rows, groups, teachers, features = Rows(out, s, train, test, grid, ablation=name), {}, {}, {}
     for seed, m in rows.missing(seeds, grid):
         one = override(replace(s, seed=seed), **grid[m])
         groups.setdefault(repr(warm_up_settings(one)), []).append((m, one))
     for members in groups.values():
         start, first = time.perf_counter(), members[0][1]
         if (key := repr(first.teacher)) not in teachers: teachers = {key: load_teacher(first.teacher, pick_device(first.device))}
-        w = warm_up(train.photos, train.classes, first, teachers[key], cache=cache)
-        if test_features is None: test_features = frozen_features(w.trainer.student, test.photos)
+        teacher = teachers[key]
+        if (key := repr(first.student)) not in features: features = {key: shared_features(first, train, test)}
+        seen, test_seen = features[key]
+        w = warm_up(train.photos, train.classes, first, teacher, cache=cache, features=seen)
         for m, one in members:
             d = finish(w, one)
-            ap = average_precision(test.truth, predict(d.student, test.photos, features=test_features))
+            ap = average_precision(test.truth, predict(d.student, test.photos, features=test_seen))
             rows.add(dict(method=m, seed=one.seed, views_per_image=len(d.views)/len(train), local_map=mean_ap(train.truth, d.local), labels_train_map=mean_ap(train.truth, d.final),
                           eval_map=float(ap.mean()), ap=dict(zip(train.classes, ap.tolist())), kept_epoch=d.kept_epoch, seconds=round(time.perf_counter() - start, 1)))
             start = time.perf_counter()

@@ -163,10 +163,11 @@ _jitter = v2.ColorJitter(.5, .5, .5, .2)
 
 def weak(
     x:torch.Tensor,                 # [B, 3, H, W]
-    mirrored:torch.Tensor|None=None # what takes the place of a flipped image; None = its mirror image
-) -> torch.Tensor:                  # as `x`, each flipped with probability ½
-    "Weak augmentation."
-    return torch.where((torch.rand(len(x), device=x.device) < .5)[:, None, None, None], x.flip(-1) if mirrored is None else mirrored, x)
+    flip:torch.Tensor|None=None     # [B] bool; None = each with probability ½
+) -> torch.Tensor:                  # as `x`
+    "Weak augmentation: flips."
+    if flip is None: flip = torch.rand(len(x), device=x.device) < .5
+    return torch.where(flip[:, None, None, None], x.flip(-1), x)
 
 def strong(
     x:torch.Tensor   # [B, 3, H, W] uint8, already weakly augmented

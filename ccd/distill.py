@@ -104,7 +104,8 @@ def warm_up(
     s:Settings,                    # every choice
     teacher:Teacher|None=None,     # None = the one that `s.teacher` names
     on_epoch:Callable|None=None,   # called with copies of each epoch's record and running predictions [N, C]
-    cache=None                     # where embeddings are kept, as for `open_cache`
+    cache=None,                    # where embeddings are kept, as for `open_cache`
+    features:torch.Tensor|None=None  # of `frozen_features`, to spare the frozen stages a second look
 ) -> WarmUp:
     "Global labels, and a student trained on them for `s.train.warmup` epochs."
     clock, device, records = Clock(), pick_device(s.device), []
@@ -115,7 +116,7 @@ def warm_up(
         label = Labeller(teacher, classes, s, cache)
         p = label.probabilities(photos, desc="whole photos")
         initial, bias = label.initial(p)
-    trainer = Trainer(student, photos, s.train, s.seed)
+    trainer = Trainer(student, photos, s.train, s.seed, features=features)
     for _ in range(min(s.train.warmup, s.train.epochs)): _epoch(trainer, initial, 0., "warm-up", records, clock, on_epoch)
     return WarmUp(photos, label, trainer, p, initial, bias, records, clock, trainer.state_dict(), {})
 

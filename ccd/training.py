@@ -26,7 +26,8 @@ class Trainer:
         self.loss = loss or (lambda logits, y, index: soft_bce(logits, y))
         self.device = next(student.parameters()).device
         self.generator = torch.Generator().manual_seed(seed)
-        data = Squashed(photos, student.size) if features is None else TensorDataset(features, torch.arange(len(features)))
+        self.pixels = Squashed(photos, student.size)
+        data = self.pixels if features is None else TensorDataset(features, torch.arange(len(features)))
         self.loader = DataLoader(data, s.batch, shuffle=True, generator=self.generator, num_workers=loader_workers())
         live = [p for p in student.stages.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam([dict(params=live, lr=s.lr), dict(params=student.head.parameters(), lr=s.head_lr)])
@@ -38,9 +39,13 @@ class Trainer:
         self.student.train(not self.s.freeze_norm)
         seen, total = torch.zeros_like(target), 0.
         for x, i in progress(self.loader, f"{desc} {self.done + 1}/{self.s.epochs}", unit="step"):
-            x, y = x.to(self.device), target[i].to(self.device)
-            x = weak(x) if self.features is None else weak(*x.unbind(1))
-            logits = self.student(x) if self.features is None else self.student.maps_of(x).mean((2, 3))
+            x, y, flip = x.to(self.device), target[i].to(self.device), torch.rand(len(i), device=self.device) < .5
+            if self.features is None:
+                x = weak(x, flip)
+                logits = self.student(x)
+            else:
+                logits = self.student.maps_of(torch.where(flip[:, None, None, None], x[:, 1], x[:, 0])).mean((2, 3))
+                if beta: x = weak(torch.stack([self.pixels[k][0] for k in i.tolist()]).to(self.device), flip)
             loss = self.loss(logits, y, i)
             if beta: loss = loss + beta*consistency(self.student(strong(x)), logits)
             if not torch.isfinite(loss): raise CCDError(f"the loss is {loss.item()} in epoch {self.done + 1}: lower train.lr ({self.s.lr}) or train.head_lr ({self.s.head_lr})")
