@@ -30,10 +30,10 @@ from .views import grid_views, object_views, random_views
 # %% ../nbs/34_studies.ipynb #5b0533fc
 METHODS = ("zero_shot", "global", "grid", "ccd", "ceiling")
 CDULS = dict(cdul=CDULSettings(), cdul_maximum=CDULSettings(lam=1.), cdul_hard=CDULSettings(hard=True), cdul_flat=CDULSettings(gaussian=False))
-TITLES = dict(zero_shot="the teacher, zero-shot", grid="whole + 3×3 labels, BCE", ccd="CCD", ceiling="BCE", cdul="CDUL", cdul_maximum="CDUL, λ = 1", cdul_hard="CDUL, hard labels",
+TITLES = dict(zero_shot="the teacher, zero-shot", zero_shot_snippets="the teacher with CDUL's aggregate, zero-shot", grid="whole + 3×3 labels, BCE", ccd="CCD", ceiling="BCE", cdul="CDUL", cdul_maximum="CDUL, λ = 1", cdul_hard="CDUL, hard labels",
               cdul_flat="CDUL, no Gaussian") | {"global": "whole-image labels, BCE"} | {k: b.title for k, b in BASELINES.items()}
 
-ALL = (*METHODS, *CDULS, *(b for b in BASELINES if b != "bce"), "bce_ls@full", "asl@full", "partial_bce@partial", "asl@partial",
+ALL = (*METHODS, "zero_shot_snippets", *CDULS, *(b for b in BASELINES if b != "bce"), "bce_ls@full", "asl@full", "partial_bce@partial", "asl@partial",
        *(f"{b}@single" for b in ("an", "role", "em", "ll_r", "boostlu")))  # every row of the comparison
 
 def supervision(
@@ -70,14 +70,18 @@ def compare(
     p = label.probabilities(train.photos, desc="whole photos")
     fixed = {"global": p, "ceiling": torch.tensor(train.truth, dtype=torch.float32)}
     features, test_features = shared_features(s, train, test)
-    if "zero_shot" in methods: zero = label.probabilities(test.photos, desc="zero-shot")
-    if "grid" in methods or methods & set(CDULS):
-        views = grid_views(n)
-        parts = label.probabilities(train.photos, views, "3×3 snippets")
-        fixed["grid"] = update(p, local_maximum(parts, views.image, n), s.labels.alpha)
+    snippets = lambda b: label.probabilities(b.photos, grid_views(len(b)), "3×3 snippets")
+    if methods & {"zero_shot", "zero_shot_snippets"}: zero = label.probabilities(test.photos, desc="zero-shot")
+    if methods & {"grid", "zero_shot_snippets", *CDULS}:
+        parts = snippets(train)
+        fixed["grid"] = update(p, aggregate(parts, n, 0.), s.labels.alpha)
     for seed, m in todo:
         start, one, level, passes, more, made = time.perf_counter(), replace(s, seed=seed), supervision(m), n, {}, {}
         if m == "zero_shot": target, passes, made["prediction"] = p, len(test), zero
+        elif m == "zero_shot_snippets":
+            c = CDULS["cdul"]
+            target, made["prediction"] = (combine(whole, aggregate(local, len(whole), c.zeta), c.lam) for whole, local in ((p, parts), (zero, snippets(test))))
+            passes = 10*len(test)
         else:
             if m == "ccd":
                 curve = made["curve"] = []
