@@ -243,7 +243,7 @@ def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that
     from ccd.core import PRESETS, SOURCES, settings
     flat = lambda p: {f"{stage}.{k}" if k else stage: x for stage, v in asdict(settings(p)).items() for k, x in (v if isinstance(v, dict) else {"": v}).items()}
     values = {p: flat(p) for p in PRESETS}
-    t = Table(Column("setting", no_wrap=True), *PRESETS, show_lines=True)
+    t = Table(Column("setting", no_wrap=True), *(Column(p, overflow="fold") for p in PRESETS), show_lines=True)
     for k in values["paper"]:
         if every or len({repr(v[k]) for v in values.values()}) > 1:
             t.add_row(k, *(f"{'none' if v[k] is None else v[k]}\n[dim]{SOURCES[p].get(k, '')}[/]" for p, v in values.items()))

@@ -113,9 +113,11 @@ _P = dict(  # preset: setting: value, source
         "teacher.positions": ("bicubic", "open_clip's"), "teacher.precision": ("auto", "not said"),
         "labels.max_entropy": (.5, "§4.1"), "labels.floor": (1e-4, "§3.3, no value"), "labels.floor_first": (True, "§3.3, no place"), "labels.clamp_local": (True, "§3.3"), "labels.alpha": (.4, "Eq. 7"),
         "views.per_image": (10., "Fig. 6a"), "views.class_threshold": ("quantile", "Fig. 6a"), "views.at_least_one": (True, "not said"), "views.cam_threshold": (.95, "Fig. 7"),
-        "views.map_size": (64, "not said"), "views.box": ("extent", "§3.2"), "views.offset": (.125, "§4.1"), "views.size": (640, "row 22"), "views.mode": ("crop", "§4.1"),
-        "student.backbone": ("torchvision/resnet101", "§4.1"), "student.size": (448, "row 22"), "student.boost": (1., "Eq. 4"),
-        "train.epochs": (10, "§4.1"), "train.warmup": (2, "§4.1"), "train.lr": (1e-5, "§4.1"), "train.head_lr": (1e-5, "§4.1"), "train.batch": (16, "§4.1"), "train.consistency": (1., "Eq. 8"),
+        "views.map_size": (64, "not said"), "views.box": ("extent", "§3.2"), "views.offset": (.125, "§4.1"), "views.relative": (False, "§3.2, not said"),
+        "views.connected": (False, "§3.2, not said"), "views.size": (640, "row 22"), "views.mode": ("crop", "§4.1"),
+        "student.backbone": ("torchvision/resnet101", "§4.1"), "student.size": (448, "row 22"), "student.boost": (1., "Eq. 4"), "student.freeze": (0, "not said"),
+        "train.epochs": (10, "§4.1"), "train.warmup": (2, "§4.1"), "train.lr": (1e-5, "§4.1"), "train.head_lr": (1e-5, "§4.1"), "train.schedule": ("constant", "§4.1"), "train.freeze_norm": (False, "not said"),
+        "train.batch": (16, "§4.1"), "train.consistency": (1., "Eq. 8"),
         "train.flips": ("shared", "§3.4"), "train.hue": (.2, "§3.4, no value"), "train.early_stop": (True, "§4.1"), "train.stop_rule": ("minimum", "§4.1"), "train.stop_positive": ("half", "§4.1, no value")},
     official={
         "teacher.norm": ("imagenet", "row 20"), "teacher.positions": ("bilinear", "row 21"), "teacher.precision": ("fp16", "row 21"),
@@ -129,8 +131,8 @@ _P = dict(  # preset: setting: value, source
         "views.relative": (True, "studies/50"),                  # the same
         "views.connected": (True, "studies/50"),                 # the same
         "train.head_lr": (1e-4, "row 18; studies/50"),           # the head starts from nothing; ten times as in `cpu`, by pseudo-labels held out
-        "train.schedule": ("cosine", "studies/50"),              # as in `cpu`
-        "train.early_stop": (False, "studies/50")},              # a cosine is made for all of its epochs
+        "train.schedule": ("cosine", "as cpu"),                  # steps that end small
+        "train.early_stop": (False, "a cosine ends itself")},    # its last epochs are the ones it is made for
     cpu={
         "teacher.name": ("offline", "no CLIP needed"), "teacher.size": (None, "260 px"), "labels.max_entropy": (2., "row 4"),  # ConSE's scores are soft, and few images fall below 0.5 nats
         "views.mode": ("squash", "studies/52"), "views.size": (320, "time"), "views.per_image": (6., "time"), "views.cam_threshold": (.8, "studies/50"), "views.relative": (True, "studies/50"), "views.connected": (True, "studies/50"),
@@ -161,7 +163,8 @@ def settings(
     try: return TypeAdapter(Settings).validate_python(tree)
     except ValidationError as e:
         bad = e.errors()[0]
-        raise CCDError(f"setting {'.'.join(map(str, bad['loc'][:2]))} = {bad['input']!r}: {bad['msg'].lower()}") from None
+        said = " or ".join(x["msg"].lower() for x in e.errors() if x["loc"][:2] == bad["loc"][:2])
+        raise CCDError(f"setting {'.'.join(map(str, bad['loc'][:2]))} = {bad['input']!r}: {said}") from None
 
 # %% ../nbs/00_core.ipynb #df5249bb
 def seed_everything(seed:int):
