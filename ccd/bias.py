@@ -39,11 +39,15 @@ def estimate_bias(
 def debias(
     p:torch.Tensor,         # [N, C] probabilities
     bias:torch.Tensor|None, # [C]; None leaves p as it is, but for the floor
-    floor:float             # smallest probability before the division
-) -> torch.Tensor:          # [N, C] in [0, 1]: labels
+    floor:float,            # smallest probability
+    floor_first:bool=True,  # before the division: a class of bias b keeps floor/b; off: after it
+    clamp:bool=True         # to at most 1; off: what the division makes of it, up to 1/b
+) -> torch.Tensor:          # [N, C] in [0, 1], or above where not clamped: labels
     "Floor, divide by the bias, clamp (§3.3)."
-    p = p.clamp_min(floor)
-    return p if bias is None else (p/bias).clamp(0, 1)
+    if floor_first: p = p.clamp_min(floor)
+    if bias is not None: p = p/bias
+    if clamp: p = p.clamp(0, 1)
+    return p if floor_first else p.clamp_min(floor)
 
 # %% ../nbs/14_bias.ipynb #51a7c002
 @dataclass

@@ -41,14 +41,19 @@ def cam_boxes(
     threshold:float,       # of the normalised map, in [0, 1)
     offset:float,          # margin on each side, as a share of the image side
     connected:bool=False,  # only the region around the peak
-    enlarge:int=64         # side of the enlarged map
+    enlarge:int=64,        # side of the enlarged map
+    rule:str="extent"      # around all active positions; raster: only around the first and the last, row by row
 ) -> torch.Tensor:         # [K, 4] x0 y0 x1 y1 as shares
     "One box per map around its brightest part (§3.2)."
     up = normalise(F.interpolate(maps[:, None].float(), (enlarge, enlarge), mode="bilinear", align_corners=False)[:, 0])
     active = up >= threshold
     if connected: active = around_peak(active, up.flatten(1).argmax(1))
-    def span(line):  # [K, enlarge] bool to first and one past the last
-        return line.float().argmax(-1), enlarge - line.flip(-1).float().argmax(-1)
+    def span(line):  # [K, L] bool to first and one past the last
+        return line.float().argmax(-1), line.shape[-1] - line.flip(-1).float().argmax(-1)
     (x0, x1), (y0, y1) = span(active.any(-2)), span(active.any(-1))
+    if rule == "raster":
+        first, last = span(active.flatten(1))
+        ends = torch.stack([first, last - 1]) % enlarge
+        x0, x1 = ends.amin(0), ends.amax(0) + 1
     box = torch.stack([x0, y0, x1, y1], -1)/enlarge
     return (box + torch.tensor([-offset, -offset, offset, offset], device=box.device)).clamp(0, 1)

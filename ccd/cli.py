@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Root', 'Device', 'Limit', 'Preset', 'Teacher', 'Cache', 'Set', 'fit', 'label', 'cache', 'bench', 'predict',
-           'evaluate', 'compare', 'ablate', 'settings', 'demo', 'toy', 'data', 'main']
+           'evaluate', 'compare', 'ablate', 'settings', 'demo', 'toy', 'presets', 'data', 'main']
 
 # %% ../nbs/40_cli.ipynb #22101090
 import sys
@@ -20,7 +20,7 @@ app = typer.Typer(name="ccd", no_args_is_help=True, add_completion=False, pretty
 Root = Annotated[Path, typer.Option(help="Folder that holds VOCdevkit, coco or nuswide.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 Limit = Annotated[Optional[int], typer.Option(min=1, help="Only the first N photographs of each split.")]
-Preset = Annotated[str, typer.Option(help="cpu (two cores, offline teacher), toy (drawn scenes) or paper (the CCD paper, for a GPU).")]
+Preset = Annotated[str, typer.Option(help="cpu (two cores, offline teacher), toy (drawn scenes), or for a GPU paper (the CCD paper), official (its authors' code) or best (ours); `ccd presets` sets them side by side.")]
 Teacher = Annotated[Optional[str], typer.Option(help="offline, toy, MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH.")]
 Cache = Annotated[Optional[str], typer.Option(envvar="CCD_CACHE", help="Folder where the teacher's embeddings are kept, or none; ~/.cache/ccd if left out.")]
 Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, e.g. --set labels.alpha=0.2; `ccd settings` lists them.")]
@@ -256,6 +256,23 @@ def toy(
     from ccd.toy import write_toy
     write_toy(root, dict(train=train, test=test), size, seed)
     typer.echo(f"{train} + {test} scenes: {root/'VOCdevkit'/'VOCtoy'}")
+
+# %% ../nbs/40_cli.ipynb #44d9eb06
+@app.command()
+def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that are equal in all presets.")] = False):
+    "Set the presets side by side, with the source of each value.  Example: ccd presets --all"
+    from dataclasses import asdict
+    from rich.console import Console
+    from rich.table import Column, Table
+    from ccd.core import PRESETS, SOURCES, settings
+    flat = lambda p: {f"{stage}.{k}" if k else stage: x for stage, v in asdict(settings(p)).items() for k, x in (v if isinstance(v, dict) else {"": v}).items()}
+    values = {p: flat(p) for p in PRESETS}
+    t = Table(Column("setting", no_wrap=True), *(Column(p, overflow="fold") for p in PRESETS), show_lines=True)
+    for k in values["paper"]:
+        if every or len({repr(v[k]) for v in values.values()}) > 1:
+            t.add_row(k, *(f"{'none' if v[k] is None else v[k]}\n[dim]{SOURCES[p].get(k, '')}[/]" for p, v in values.items()))
+    Console(width=None if sys.stdout.isatty() else 140).print(t)
+    typer.echo("§, Eq., Fig.: the CCD paper. row: the table of differences in nbs/00_core.ipynb. studies/…, 17_…: notebooks. No source: as paper.")
 
 # %% ../nbs/40_cli.ipynb #8ba70f7e
 @app.command()

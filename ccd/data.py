@@ -159,8 +159,6 @@ class Squashed(Dataset):
         return x, i
 
 # %% ../nbs/02_data.ipynb #038989ba
-_jitter = v2.ColorJitter(.5, .5, .5, .2)
-
 def weak(
     x:torch.Tensor,                 # [B, 3, H, W]
     flip:torch.Tensor|None=None     # [B] bool; None = each with probability ½
@@ -170,7 +168,9 @@ def weak(
     return torch.where(flip[:, None, None, None], x.flip(-1), x)
 
 def strong(
-    x:torch.Tensor   # [B, 3, H, W] uint8, already weakly augmented
+    x:torch.Tensor,  # [B, 3, H, W] uint8, already weakly augmented
+    hue:float=.2     # the largest turn of the hue, up to ½
 ) -> torch.Tensor:   # [B, 3, H, W] uint8
     "Strong augmentation: colour jitter, drawn for each image anew."
-    return torch.stack([_jitter(i) for i in x])
+    jitter = v2.ColorJitter(.5, .5, .5, hue)
+    return torch.stack([jitter(i) for i in x])

@@ -7,7 +7,7 @@ __all__ = ['Labeller', 'Distilled', 'WarmUp', 'warm_up', 'finish', 'distill', 's
            'measure', 'read_source', 'fit']
 
 # %% ../nbs/30_distill.ipynb #8ec8b317
-import copy, csv, json
+import copy, csv, json, sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable
@@ -27,7 +27,7 @@ from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
 from .teacher import Teacher, check_mode, embed_classes
 from .teachers import load_teacher
-from .training import Trainer, first_gradient_minimum, predict, pseudo_map
+from .training import Trainer, first_gradient_minimum, first_gradient_rise, predict, pseudo_map
 from .views import cam_views, draw_maps
 
 # %% ../nbs/30_distill.ipynb #eeb6b22e
@@ -54,14 +54,14 @@ class Labeller:
         return self._debias(p), self.bias
 
     def local(self, p:torch.Tensor, views:Views, n:int) -> torch.Tensor:
-        "Local labels [n, C] (Eq. 5–6, debiased) from the probabilities of views."
-        return self._debias(local_maximum(calibrate(p, self.calibration), views.image, n))
+        "Local labels [n, C] (Eq. 5–6, debiased) from the probabilities of views; without a view, the floor. Above 1 where they are not clamped."
+        return self._debias(local_maximum(calibrate(p, self.calibration), views.image, n), self.s.labels.clamp_local)
 
     def final(self, initial:torch.Tensor, local:torch.Tensor) -> torch.Tensor:
         "Final labels [N, C]: the update (Eq. 7), smoothed where neighbours are asked for."
         return smooth(update(initial, local, self.s.labels.alpha), initial, local, neighbours=self.s.labels.neighbours)
 
-    def _debias(self, p): return debias(p, self.bias.value if self.s.labels.debias else None, self.s.labels.floor)
+    def _debias(self, p, clamp=True): return debias(p, self.bias.value if self.s.labels.debias else None, self.s.labels.floor, self.s.labels.floor_first, clamp)
 
 # %% ../nbs/30_distill.ipynb #6bbc80f2
 @dataclass
@@ -76,6 +76,7 @@ class Distilled:
     views: Views
     epochs: list[dict]      # a record per epoch
     kept_epoch: int         # the epoch whose weights the student has, from 1
+    stopped: bool           # whether the stop rule chose it; else it is the last
     seconds: dict           # by stage
 
 # %% ../nbs/30_distill.ipynb #fc133a94
@@ -95,7 +96,7 @@ class WarmUp:
 
 def _epoch(trainer, target, beta, stage, records, clock, on_epoch):
     with clock(stage): loss, running = trainer.epoch(target, beta, stage)
-    records.append(dict(epoch=trainer.done, stage=stage, loss=loss, pseudo_map=pseudo_map(target, running)))
+    records.append(dict(epoch=trainer.done, stage=stage, loss=loss, pseudo_map=pseudo_map(target, running, trainer.s.stop_positive)))
     if on_epoch: on_epoch(dict(records[-1]), running.clone())
 
 def warm_up(
@@ -137,16 +138,20 @@ def finish(
     with clock("views"): local = label.local(label.probabilities(w.photos, views, "views"), views, len(w.photos))
     final = label.final(w.initial, local)
 
-    kept_epoch, curve, last = s.train.epochs, [], None
+    kept_epoch, kept, last = s.train.epochs, None, None
     while trainer.done < s.train.epochs:
         _epoch(trainer, final, s.train.consistency, "training", records, clock, on_epoch)
-        if not s.train.early_stop: continue
-        curve.append(records[-1]["pseudo_map"])
-        if first_gradient_minimum(curve) is not None:  # seen one epoch later: go back to it
-            student.load_state_dict(last); kept_epoch = trainer.done - 1
+        if not s.train.early_stop or kept: continue
+        curve, now = [r["pseudo_map"] for r in records], copy.deepcopy(student.state_dict())
+        if s.train.stop_rule == "rise":  # the weights of now, and training goes on
+            if first_gradient_rise(curve, s.train.warmup) is not None: kept, kept_epoch = now, trainer.done
+        elif first_gradient_minimum(curve[s.train.warmup:]) is not None:  # seen one epoch later: go back to it
+            kept, kept_epoch = last, trainer.done - 1
             break
-        last = copy.deepcopy(student.state_dict())
-    return Distilled(student, w.teacher, w.initial, local, final, w.bias, views, records, kept_epoch, dict(clock))
+        last = now
+    if kept: student.load_state_dict(kept)
+    elif s.train.early_stop: print(f"ccd: the stop rule ({s.train.stop_rule}) never fired: the last epoch is kept", file=sys.stderr)
+    return Distilled(student, w.teacher, w.initial, local, final, w.bias, views, records, kept_epoch, kept is not None, dict(clock))
 
 def distill(
     photos:Photos, classes:list[str], s:Settings, teacher:Teacher|None=None, on_epoch:Callable|None=None, cache=None  # as for `warm_up`
@@ -190,7 +195,7 @@ def measure(
     truth_eval=None                 # [M, C] bool
 ) -> dict:                          # for metrics.json
     "Figures of a run; those that need a truth that is not there are absent. mAP in percent."
-    m = dict(views_per_image=len(d.views)/len(d.teacher), kept_epoch=d.kept_epoch,
+    m = dict(views_per_image=len(d.views)/len(d.teacher), kept_epoch=d.kept_epoch, stopped=d.stopped,
              bias={c: dict(value=v, votes=n) for c, v, n in zip(classes, d.bias.value.tolist(), d.bias.votes.tolist())})
     if truth is not None:
         m["teacher"] = dict(train_map=mean_ap(truth, d.teacher))

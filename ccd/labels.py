@@ -31,19 +31,18 @@ def entropy(
 def local_maximum(
     p:torch.Tensor,      # [V, C] probabilities of views
     image:torch.Tensor,  # [V] image of each view
-    n:int                # number of images; each must have a view
+    n:int                # number of images; 0 for one without a view
 ) -> torch.Tensor:       # [n, C]
     "The maximum over the views of each image (Eq. 5)."
-    if len(torch.unique(image)) != n: raise ValueError("every image needs a view")
     return torch.zeros(n, p.shape[1]).scatter_reduce(0, image[:, None].expand_as(p), p, "amax", include_self=False)
 
 def update(
     initial:torch.Tensor,  # [N, C] labels of the whole images
-    local:torch.Tensor,    # [N, C] labels of the local views
+    local:torch.Tensor,    # [N, C] labels of the local views, ≥ 0
     alpha:float            # weight of the initial label
 ) -> torch.Tensor:         # [N, C]
-    "l_final = α l_initial + (1 − α) l_local (Eq. 7)."
-    return alpha*initial + (1 - alpha)*local
+    "l_final = α l_initial + (1 − α) l_local (Eq. 7), in [0, 1] even where a local label is not."
+    return (alpha*initial + (1 - alpha)*local).clamp(0, 1)
 
 # %% ../nbs/13_labels.ipynb #51a7b002
 def smooth(

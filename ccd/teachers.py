@@ -9,7 +9,7 @@ __all__ = ['toy_clip', 'load_teacher']
 from importlib.resources import files
 from pathlib import Path
 
-from .core import TeacherSettings
+from .core import CCDError, TeacherSettings
 from .offline import OfflineTeacher
 from .teacher import OpenClipTeacher, Teacher
 
@@ -22,9 +22,10 @@ def toy_clip() -> str:
     return f"toy-clip:{assets/'toy-clip.safetensors'}"
 
 def load_teacher(
-    s:TeacherSettings,  # name, input size, precision
+    s:TeacherSettings,  # name, input size, normalisation, positions, precision
     device="cpu"        # where it runs
 ) -> Teacher:
     "The teacher that `s` names; `CCDError` says how to get missing weights."
+    if s.name == "offline" and s.norm != "own": raise CCDError(f"teacher.norm {s.norm}: the offline teacher knows only its own: set teacher.norm=own")
     if s.name == "offline": return OfflineTeacher(s.size, device, s.precision)
-    return OpenClipTeacher(toy_clip() if s.name == "toy" else s.name, s.size, device, s.precision)
+    return OpenClipTeacher(toy_clip() if s.name == "toy" else s.name, s.size, device, s.precision, s.norm, s.positions)
