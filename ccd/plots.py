@@ -45,7 +45,7 @@ def bar_chart(
     for k, (label, v) in enumerate(values.items()): ax.bar(np.arange(len(names)) + .8*k/len(values), np.asarray(v)[order], .8/len(values), label=label)
     ax.set_xticks(np.arange(len(names)) + .4 - .4/len(values), [names[i] for i in order], rotation=60, ha="right", fontsize=8)
     ax.set_ylabel(ylabel); ax.spines[["top", "right"]].set_visible(False)
-    if len(values) > 1: ax.legend(frameon=False, fontsize=8)
+    if len(values) > 1: ax.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(values))
     fig.tight_layout(); plt.close(fig)
     return fig
 
@@ -110,5 +110,6 @@ def histograms(
     for ax in axes.flat[len(panels):]: ax.axis("off")
     for ax in axes[-1]: ax.set_xlabel(xlabel, fontsize=8)
     for ax in axes[:, 0]: ax.set_ylabel("share", fontsize=8)
-    axes[0, 0].legend(frameon=False, fontsize=7); fig.tight_layout(); plt.close(fig)
+    fig.tight_layout(); plt.close(fig)
+    if max(map(len, panels.values())) > 1: fig.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, .5))
     return fig
