@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from .core import CCDError, atomic
 from .data import Photos, Views, whole
-from .teacher import Teacher, embed_views
+from .teacher import Teacher, embed_views, roi_side
 
 # %% ../nbs/15_cache.ipynb #eb8ca5fc
 def _digest(data): return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -35,7 +35,7 @@ def content(
 
 def view_mode(teacher:Teacher, mode:str, roi_size:int|None=None) -> str:
     "How views are looked at, as far as it shows in their embeddings; arguments as for `embed_views`."
-    return " ".join([mode] + [str(roi_size or teacher.size*3//2)]*(mode == "roi") + [teacher.precision]*(teacher.precision != "auto"))
+    return " ".join([mode] + [str(roi_side(teacher, roi_size))]*(mode == "roi") + [teacher.precision]*(teacher.precision != "auto"))
 
 def view_keys(
     image:np.ndarray,  # [V] of `content`

@@ -134,11 +134,11 @@ def bench(
 ):
     "Time labelling against the teacher's bare forward pass.  Example: ccd bench --benchmark voc07 --root data"
     from ccd.core import CCDError
-    from ccd.data import list_photos
+    from ccd.data import first, list_photos
     from ccd.label import bench
     if (photos is None) == (benchmark is None): raise CCDError("give a folder of photographs or --benchmark, one of the two")
     p = _benchmark(benchmark, root, split).photos if benchmark else list_photos(photos)
-    b = bench(p.take(range(len(p))[:limit]), _settings(preset, set_, teacher__name=teacher, device=device))
+    b = bench(first(p, limit), _settings(preset, set_, teacher__name=teacher, device=device))
     typer.echo(f"{b['photos']} photographs: forward pass {b['forward']:.2f} s, labelling {b['label']:.2f} s = {b['overhead']:.2f} ×, "
                f"another class list {b['relabel']:.2f} s = {b['speedup']:.0f} × faster")
 
@@ -169,9 +169,10 @@ def evaluate(
     per_class: Annotated[bool, typer.Option("--per-class", help="Show average precision by class.")] = False,
 ):
     "Measure a model on a labelled split.  Example: ccd evaluate runs/voc07-1 --benchmark voc07 --root data --split val"
+    from ccd.data import first
     from ccd.use import evaluate
     b = _benchmark(benchmark, root, split)
-    e = evaluate(model, b.take(range(len(b))[:limit]) if limit else b, device)
+    e = evaluate(model, first(b, limit), device)
     if per_class: _table(f"average precision on {benchmark} {split}, %", ["class", "AP"], [[c, v] for c, v in e["ap"].items()])
     typer.echo(f"{benchmark} {split}, {e['photos']} photographs: mAP {e['map']:.2f} %, F1 of the tags {e['f1']:.2f} %")
 
@@ -189,13 +190,13 @@ def compare(
 ):
     "CCD, CDUL, baselines and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
     from ccd.core import CCDError
+    from ccd.data import first
     from ccd.studies import ALL, METHODS, method_table, run_comparison, supervision
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
     names = METHODS if methods is None else ALL if methods == "all" else [m.strip() for m in methods.split(",")]
     for m in names: supervision(m)
     s = _settings(preset, set_, teacher__name=teacher, device=device)
-    train, test = (_benchmark(benchmark, root, k) for k in (train_split, eval_split))
-    if limit: train, test = (b.take(range(len(b))[:limit]) for b in (train, test))
+    train, test = (first(_benchmark(benchmark, root, k), limit) for k in (train_split, eval_split))
     rows = run_comparison(train, test, s, range(seeds), out, names, cache)
     _comparison(f"mAP, %: {benchmark}, teacher {s.teacher.name}, {seeds} seeds", train_split, eval_split, rows)
     if table: method_table(rows, table)
@@ -215,10 +216,10 @@ def ablate(
     "One table or figure of ablations; the same command goes on where it stopped.  Example: ccd ablate table2 --benchmark voc07 --root data --out table2.json"
     from ccd.ablations import ABLATIONS, ablate, differences, write_rows
     from ccd.core import CCDError
+    from ccd.data import first
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
     s = _settings(preset, set_, teacher__name=teacher, device=device)
-    train, test = (_benchmark(benchmark, root, k) for k in (train_split, eval_split))
-    if limit: train, test = (b.take(range(len(b))[:limit]) for b in (train, test))
+    train, test = (first(_benchmark(benchmark, root, k), limit) for k in (train_split, eval_split))
     rows = ablate(grid, train, test, s, range(seeds), out, cache)
     _comparison(f"{ABLATIONS[grid].title}: mAP, %", train_split, eval_split, rows)
     for d in differences(rows, ABLATIONS[grid].reference): typer.echo(f"{d['method']}: {d['difference']:+.1f} ± {d['sd']:.1f}, {'clear' if d['clear'] else 'not clear'}")

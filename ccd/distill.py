@@ -21,7 +21,7 @@ from .bias import Bias, calibrate, debias, estimate_bias, estimate_calibration
 from .cache import cached_views, open_cache
 from .classes import read_classes
 from .core import CCDError, Clock, Settings, atomic, new_run, pick_device, provenance, seed_everything, settings, write_json
-from .data import Photos, Views, list_photos, quarantine
+from .data import Photos, Views, first, list_photos, quarantine
 from .labels import class_probabilities, local_maximum, smooth, update
 from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
@@ -235,7 +235,7 @@ def fit(
     s = s or settings()
     source, name, classes = read_source(photos, classes)
     if evaluation and evaluation.classes != classes: raise CCDError(f"the evaluation split {evaluation.name} has other classes than the training photographs")
-    if limit: source, evaluation = (b and b.take(range(len(b))[:limit]) for b in (source, evaluation))
+    source, evaluation = (b and first(b, limit) for b in (source, evaluation))
     run, clock = new_run(out, name), Clock()
     teacher, *_ = load_teacher(s.teacher, pick_device(s.device)), create_student(s.student, classes), open_cache(cache)  # what is missing shows before any work
     with clock("decode"):

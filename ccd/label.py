@@ -15,7 +15,7 @@ from .benchmarks import Benchmark
 from .cache import sound
 from .classes import VOC20
 from .core import CCDError, Settings, pick_device, settings
-from .data import Photos, quarantine, view_batches, whole
+from .data import Photos, first, quarantine, view_batches, whole
 from .distill import Labeller, read_source, write_labels
 from .teacher import Teacher
 from .teachers import load_teacher
@@ -38,7 +38,7 @@ def label(
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
     source, _, classes = read_source(photos, classes)
     photos = source.photos if isinstance(source, Benchmark) else source
-    if limit: photos = photos.take(range(len(photos))[:limit])
+    photos = first(photos, limit)
     labeller = Labeller(teacher or load_teacher(s.teacher, pick_device(s.device)), classes, s, cache)
     photos, bad = quarantine(photos, sound(labeller.teacher, photos, labeller.cache))
     views = grid_views(len(photos)) if grid else whole(len(photos))
@@ -66,5 +66,5 @@ def bench(
         for k in (0, 1):
             label(photos, VOC20[10*k:10*k + 10], Path(d)/f"{k}.parquet", s, teacher=teacher, cache=Path(d)/"cache")
             times.append(clock())
-    forward, first, again = (b - a for a, b in zip(times, times[1:]))
-    return dict(photos=len(photos), forward=forward, label=first, relabel=again, overhead=first/forward, speedup=first/again)
+    forward, once, again = (b - a for a, b in zip(times, times[1:]))
+    return dict(photos=len(photos), forward=forward, label=once, relabel=again, overhead=once/forward, speedup=once/again)
