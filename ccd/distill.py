@@ -83,7 +83,7 @@ def distill(
     classes:list[str],             # C names
     s:Settings,                    # every choice
     teacher:Teacher|None=None,     # None = the one that `s.teacher` names
-    on_epoch:Callable|None=None,   # called with copies of each epoch's record and running predictions [N, C]
+    on_epoch:Callable|None=None,   # called with copies of each epoch's record and running predictions [N, C], and the student to look at
     cache=None                     # where embeddings are kept, as for `open_cache`
 ) -> Distilled:
     "CCD (§3): global labels, warm-up, views, local labels, update, training, stop."
@@ -99,7 +99,7 @@ def distill(
     def epoch(target, beta, stage):
         with clock(stage): loss, running = trainer.epoch(target, beta, stage)
         records.append(dict(epoch=trainer.done, stage=stage, loss=loss, pseudo_map=pseudo_map(target, running)))
-        if on_epoch: on_epoch(dict(records[-1]), running.clone())
+        if on_epoch: on_epoch(dict(records[-1]), running.clone(), student)
 
     for _ in range(min(s.train.warmup, s.train.epochs)): epoch(initial, 0., "warm-up")
     with clock("maps"): views = cam_views(student, photos, s.views)
@@ -207,7 +207,7 @@ def fit(
     if bad:
         with atomic(run/"quarantine.csv") as tmp, open(tmp, "w", newline="", encoding="utf-8") as f: csv.writer(f).writerows([("image", "reason"), *bad.items()])
 
-    def log(record, running):
+    def log(record, running, student):
         if truth is not None: record["train_map"] = mean_ap(truth, running)
         with open(run/"log.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(record) + "\n")
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'CDULS', 'TITLES', 'supervision', 'compare', 'run_comparison', 'summary', 'result_table', 'method_table',
-           'view_labels']
+           'view_labels', 'learning_curve', 'stopped']
 
 # %% ../nbs/34_studies.ipynb #878314bd
 import csv, sys, time
@@ -23,7 +23,7 @@ from .distill import Labeller, distill
 from .labels import local_maximum, update
 from .metrics import mean_ap
 from .teachers import load_teacher
-from .training import predict
+from .training import first_gradient_minimum, predict
 from .views import grid_views, object_views, random_views
 
 # %% ../nbs/34_studies.ipynb #5b0533fc
@@ -68,7 +68,7 @@ def compare(
             if m == "ccd":
                 curve = made["curve"] = []
                 d = made["distilled"] = distill(train.photos, train.classes, one, label.teacher, cache=cache,
-                                                on_epoch=lambda record, running: curve.append(record | dict(train_map=mean_ap(train.truth, running))))
+                                                on_epoch=lambda record, running, student: curve.append(record | dict(train_map=mean_ap(train.truth, running))))
                 student, target, passes = d.student, d.final, n + len(d.views)
             elif m in fixed: target = fixed[m]; student = train_baseline(train.photos, train.classes, BASELINES["bce"], one, y=target); passes = {"global": n, "ceiling": 0}.get(m, 10*n)
             elif m in CDULS:
@@ -172,3 +172,23 @@ def view_labels(
     boxes = [[o[1:5] for o in objects] for objects in train.objects]
     kinds = dict(around=object_views(boxes, per_image, .5, seed), boxes=object_views(boxes, per_image), random=random_views(len(train), per_image, seed), grid=grid_views(len(train)))
     return {k: local_maximum(label.probabilities(train.photos, v, k), v.image, len(train)) for k, v in kinds.items()}
+
+# %% ../nbs/34_studies.ipynb #4a6dc486
+def learning_curve(
+    train:Benchmark, test:Benchmark,  # their truth measures; nothing else sees it
+    s:Settings,                       # `train.early_stop` is left aside: every epoch is run
+    cache=None                        # where embeddings are kept, as for `open_cache`
+) -> list[dict]:                      # a record per epoch: epoch, stage, loss in nats, pseudo_map; measured, in percent: train_map, eval_map
+    "CCD's epochs: loss, mAP of the running predictions against their targets and against the truth, and the student's mAP on `test`."
+    curve = []
+    def measure(record, running, student): curve.append(record | dict(train_map=mean_ap(train.truth, running), eval_map=mean_ap(test.truth, predict(student, test.photos))))
+    distill(train.photos, train.classes, replace(s, train=replace(s.train, early_stop=False)), on_epoch=measure, cache=cache)
+    return curve
+
+def stopped(
+    curve:list[dict]  # of `learning_curve`
+) -> int:             # epoch, from 1
+    "The epoch whose student `train.early_stop` keeps (§4.1); the last one where the rule never fires."
+    training = [r for r in curve if r["stage"] == "training"]
+    at = first_gradient_minimum([r["pseudo_map"] for r in training])
+    return (training[-1] if at is None else training[at])["epoch"]
