@@ -21,7 +21,7 @@ from .cache import cached_views, open_cache
 from .classes import read_classes
 from .core import CCDError, Clock, Settings, atomic, new_run, pick_device, provenance, seed_everything, settings, write_json
 from .data import Photos, Views, list_photos, quarantine
-from .labels import class_probabilities, local_maximum, smooth, update
+from .labels import class_probabilities, local_maximum, smooth, supported_maximum, sureness, update
 from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
 from .teacher import Teacher, check_mode, embed_classes
@@ -48,19 +48,24 @@ class Labeller:
     def initial(self, p:torch.Tensor) -> tuple[torch.Tensor, Bias]:
         "Initial labels [N, C] (Eq. 3, debiased) from the global probabilities, and the bias; local labels then share it and the calibration."
         self.calibration = estimate_calibration(p) if self.s.labels.calibrate else None
+        self.bias = estimate_bias(calibrate(p, self.calibration), self.s.labels.max_entropy)
+        self.whole = self.of(p)
+        return self.whole, self.bias
+
+    def of(self, p:torch.Tensor) -> torch.Tensor:
+        "Labels [V, C] of views, each by itself, from their probabilities: calibrated, debiased, weighed as the settings say."
         p = calibrate(p, self.calibration)
-        self.bias = estimate_bias(p, self.s.labels.max_entropy)
-        return self._debias(p), self.bias
+        label = debias(p, self.bias.value if self.s.labels.debias else None, self.s.labels.floor)
+        return label*sureness(p)[:, None] if self.s.labels.weigh else label
 
     def local(self, p:torch.Tensor, views:Views, n:int) -> torch.Tensor:
-        "Local labels [n, C] (Eq. 5–6, debiased) from the probabilities of views."
-        return self._debias(local_maximum(calibrate(p, self.calibration), views.image, n))
+        "Local labels [n, C] (Eq. 5–6, debiased) from the probabilities of views; `views.support` asks about those that a class proposed."
+        if self.s.views.support and views.label is not None: return supported_maximum(self.of(p), views.image, views.label, self.whole)
+        return local_maximum(self.of(p), views.image, n)
 
     def final(self, initial:torch.Tensor, local:torch.Tensor) -> torch.Tensor:
         "Final labels [N, C]: the update (Eq. 7), smoothed where neighbours are asked for."
         return smooth(update(initial, local, self.s.labels.alpha), initial, local, neighbours=self.s.labels.neighbours)
-
-    def _debias(self, p): return debias(p, self.bias.value if self.s.labels.debias else None, self.s.labels.floor)
 
 # %% ../nbs/30_distill.ipynb #6bbc80f2
 @dataclass

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'CDULS', 'TITLES', 'supervision', 'compare', 'run_comparison', 'summary', 'result_table', 'method_table',
-           'view_labels', 'learning_curve', 'stopped']
+           'view_labels', 'shown_classes', 'false_claims', 'learning_curve', 'stopped']
 
 # %% ../nbs/34_studies.ipynb #878314bd
 import csv, sys, time
@@ -18,7 +18,7 @@ from .baselines import BASELINES, LEVELS, draw_labels, train_baseline
 from .benchmarks import Benchmark
 from .cdul import CDULSettings, aggregate, cdul, combine, label_moves
 from .core import CCDError, Settings, atomic, pick_device, provenance, read_json, write_json
-from .data import quarantine
+from .data import Views, quarantine
 from .distill import Labeller, distill
 from .labels import local_maximum, update
 from .metrics import mean_ap
@@ -172,6 +172,34 @@ def view_labels(
     boxes = [[o[1:5] for o in objects] for objects in train.objects]
     kinds = dict(around=object_views(boxes, per_image, .5, seed), boxes=object_views(boxes, per_image), random=random_views(len(train), per_image, seed), grid=grid_views(len(train)))
     return {k: local_maximum(label.probabilities(train.photos, v, k), v.image, len(train)) for k, v in kinds.items()}
+
+# %% ../nbs/34_studies.ipynb #88c5de11
+def shown_classes(
+    views:Views,      # V views
+    train:Benchmark,  # whose boxes and truth tell
+    share:float=.5    # of an object's box that a view must hold
+) -> torch.Tensor:    # [V, C] bool
+    "Which classes each view shows."
+    shown = torch.zeros(len(views), train.truth.shape[1], dtype=torch.bool)
+    for v, (i, (x0, y0, x1, y1)) in enumerate(zip(views.image.tolist(), views.box.tolist())):
+        for c, a0, b0, a1, b1, *_ in train.objects[i]:
+            inside = max(0, min(x1, a1) - max(x0, a0))*max(0, min(y1, b1) - max(y0, b0))
+            shown[v, c] |= bool(train.truth[i, c]) and inside >= share*(a1 - a0)*(b1 - b0)
+    return shown
+
+def false_claims(
+    label:torch.Tensor,  # [V, C] labels of the views
+    final:torch.Tensor,  # [N, C] final labels
+    views:Views,
+    train:Benchmark      # truth and boxes of the N photographs
+) -> list[dict]:         # image, claim (class), view, proposer (class), shown (classes); all of them numbers
+    "The final labels of ½ or more that are wrong, and what the view shows on which each of them stands most."
+    shown, rows = shown_classes(views, train), []
+    for i, c in ((final >= .5) & ~torch.tensor(train.truth)).nonzero().tolist():
+        mine = (views.image == i).nonzero()[:, 0]
+        v = int(mine[label[mine, c].argmax()])
+        rows.append(dict(image=i, claim=c, view=v, proposer=int(views.label[v]), shown=shown[v].nonzero()[:, 0].tolist()))
+    return rows
 
 # %% ../nbs/34_studies.ipynb #4a6dc486
 def learning_curve(
