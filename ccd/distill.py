@@ -21,7 +21,7 @@ from .cache import cached_views, open_cache
 from .classes import read_classes
 from .core import CCDError, Clock, Settings, atomic, new_run, pick_device, provenance, seed_everything, settings, write_json
 from .data import Photos, Views, list_photos, quarantine
-from .labels import class_probabilities, local_maximum, smooth, supported_maximum, sureness, update
+from .labels import class_probabilities, kept_maximum, local_maximum, smooth, supported, sureness, update
 from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
 from .teacher import Teacher, check_mode, embed_classes
@@ -60,8 +60,9 @@ class Labeller:
 
     def local(self, p:torch.Tensor, views:Views, n:int) -> torch.Tensor:
         "Local labels [n, C] (Eq. 5–6, debiased) from the probabilities of views; `views.support` asks about those that a class proposed."
-        if self.s.views.support and views.label is not None: return supported_maximum(self.of(p), views.image, views.label, self.whole)
-        return local_maximum(self.of(p), views.image, n)
+        label = self.of(p)
+        if self.s.views.support and views.label is not None: return kept_maximum(label, views.image, supported(label, views.label), self.whole)
+        return local_maximum(label, views.image, n)
 
     def final(self, initial:torch.Tensor, local:torch.Tensor) -> torch.Tensor:
         "Final labels [N, C]: the update (Eq. 7), smoothed where neighbours are asked for."

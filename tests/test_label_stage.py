@@ -12,7 +12,7 @@ from ccd.cam import around_peak, cam_boxes, normalise
 from ccd.core import PRESETS, settings
 from ccd.data import Views, read_views, view_batches
 from ccd.distill import Labeller
-from ccd.labels import class_probabilities, entropy, local_maximum, smooth, supported_maximum, sureness, update
+from ccd.labels import class_probabilities, entropy, kept_maximum, local_maximum, smooth, supported, sureness, update
 from ccd.training import first_gradient_minimum, pseudo_map
 from ccd.views import grid_views, propose
 
@@ -114,7 +114,7 @@ def test_only_views_that_show_their_proposer_count(seed, low):
     for i in range(6):
         rows = [label[v] for v in range(18) if image[v] == i and label[v, proposer[v]] >= .5]
         want.append(torch.stack(rows).max(0).values if rows else whole[i])
-    assert torch.equal(supported_maximum(label, image, proposer, whole), torch.stack(want))
+    assert torch.equal(kept_maximum(label, image, supported(label, proposer), whole), torch.stack(want))
 
 
 def test_the_two_remedies_are_off_by_default_and_reach_the_labels():
@@ -131,7 +131,7 @@ def test_the_two_remedies_are_off_by_default_and_reach_the_labels():
     weighed, parts, _ = made(labels__weigh=True)
     assert torch.equal(weighed, initial*sureness(p)[:, None]) and torch.equal(parts, local_maximum(label.of(seen)*sureness(seen)[:, None], views.image, 40))
     same, asked, _ = made(views__support=True)
-    assert torch.equal(same, initial) and torch.equal(asked, supported_maximum(label.of(seen), views.image, views.label, initial)) and not torch.equal(asked, local)
+    assert torch.equal(same, initial) and torch.equal(asked, kept_maximum(label.of(seen), views.image, supported(label.of(seen), views.label), initial)) and not torch.equal(asked, local)
     views.label = None  # a grid was proposed by nobody
     assert torch.equal(made(views__support=True)[1], local)
     assert not any(settings(k).labels.weigh or settings(k).views.support for k in PRESETS)
@@ -139,7 +139,7 @@ def test_the_two_remedies_are_off_by_default_and_reach_the_labels():
 
 def test_when_no_view_is_supported_every_image_keeps_its_whole_label():
     whole = torch.rand(3, 2)
-    assert torch.equal(supported_maximum(torch.zeros(3, 2), torch.arange(3), torch.zeros(3, dtype=torch.long), whole), whole)
+    assert torch.equal(kept_maximum(torch.zeros(3, 2), torch.arange(3), torch.zeros(3, dtype=torch.bool), whole), whole)
 
 
 @pytest.mark.parametrize("p", [torch.ones(5, 1), torch.full((4, 3), 1/3), torch.zeros(2, 3), torch.tensor([[1., 0., 0.]])], ids=["one class", "uniform", "a sigmoid's nothing", "hard zeros"])
