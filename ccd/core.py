@@ -50,6 +50,7 @@ class LabelSettings:
     alpha: float = Field(0.4, ge=0, le=1)         # weight of the initial label in the update (Eq. 7)
     calibrate: bool = False                       # class offsets and temperature from the scores themselves, before debiasing (studies/51)
     neighbours: int = Field(0, ge=0)              # final labels are averaged with this many similar photographs; 0 = none, 10 in studies/51
+    weigh: bool = False                           # every view's label times how sure the teacher is of it: "none images" hold no class to be sure of (studies/63)
 
 @dataclass(config=_strict)
 class ViewSettings:
@@ -66,6 +67,7 @@ class ViewSettings:
     size: int = Field(640, gt=0)                  # input side of the student when it draws maps, px
     mode: Literal["crop", "squash", "enlarge", "roi"] = "crop"  # how the teacher sees them: long side resized and aspect kept (§4.1), squashed to a square, cut from the squashed photograph and enlarged, or cut from one feature map
     roi_size: int|None = None                     # roi: long side of the photograph, px; None = one and a half times the teacher's size
+    support: bool = False                         # drop a view whose own label does not show the class that proposed it (studies/63)
 
 # %% ../nbs/00_core.ipynb #fd67b002
 @dataclass(config=_strict)

@@ -22,7 +22,7 @@ from .cache import cached_views, open_cache
 from .classes import read_classes
 from .core import CCDError, Clock, Settings, atomic, new_run, pick_device, provenance, seed_everything, settings, write_json
 from .data import Photos, Views, first, list_photos, quarantine
-from .labels import class_probabilities, local_maximum, smooth, update
+from .labels import class_probabilities, kept_maximum, local_maximum, smooth, supported, sureness, update
 from .metrics import average_precision, mean_ap, micro_f1
 from .student import Student, create_student, save_model
 from .teacher import Teacher, check_mode, embed_classes
@@ -49,13 +49,23 @@ class Labeller:
     def initial(self, p:torch.Tensor) -> tuple[torch.Tensor, Bias]:
         "Initial labels [N, C] (Eq. 3, debiased) from the global probabilities, and the bias; local labels then share it and the calibration."
         self.calibration = estimate_calibration(p) if self.s.labels.calibrate else None
+        self.bias = estimate_bias(calibrate(p, self.calibration), self.s.labels.max_entropy)
+        self.whole = self.of(p)
+        return self.whole, self.bias
+
+    def of(self, p:torch.Tensor, clamp:bool=True) -> torch.Tensor:
+        "Labels [V, C] of views, each by itself, from their probabilities: calibrated, debiased, weighed as the settings say."
         p = calibrate(p, self.calibration)
-        self.bias = estimate_bias(p, self.s.labels.max_entropy)
-        return self._debias(p), self.bias
+        label = self._debias(p, clamp)
+        return label*sureness(p)[:, None] if self.s.labels.weigh else label
 
     def local(self, p:torch.Tensor, views:Views, n:int) -> torch.Tensor:
-        "Local labels [n, C] (Eq. 5–6, debiased) from the probabilities of views; without a view, the floor. Above 1 where they are not clamped."
-        return self._debias(local_maximum(calibrate(p, self.calibration), views.image, n), self.s.labels.clamp_local)
+        "Local labels [n, C] (Eq. 5–6, debiased) from the probabilities of views; without a view, the floor. Above 1 where they are not clamped. `views.support` asks about views that a class proposed."
+        label = self.of(p, self.s.labels.clamp_local)
+        if self.s.views.support and views.label is not None: return kept_maximum(label, views.image, supported(label, views.label), self.whole)
+        label = local_maximum(label, views.image, n)
+        label[torch.bincount(views.image, minlength=n) == 0] = self._debias(torch.zeros(1, label.shape[1]))
+        return label
 
     def final(self, initial:torch.Tensor, local:torch.Tensor) -> torch.Tensor:
         "Final labels [N, C]: the update (Eq. 7), smoothed where neighbours are asked for."
@@ -97,14 +107,14 @@ class WarmUp:
 def _epoch(trainer, target, beta, stage, records, clock, on_epoch):
     with clock(stage): loss, running = trainer.epoch(target, beta, stage)
     records.append(dict(epoch=trainer.done, stage=stage, loss=loss, pseudo_map=pseudo_map(target, running, trainer.s.stop_positive)))
-    if on_epoch: on_epoch(dict(records[-1]), running.clone())
+    if on_epoch: on_epoch(dict(records[-1]), running.clone(), trainer.student)
 
 def warm_up(
     photos:Photos,                 # N photographs
     classes:list[str],             # C names
     s:Settings,                    # every choice
     teacher:Teacher|None=None,     # None = the one that `s.teacher` names
-    on_epoch:Callable|None=None,   # called with copies of each epoch's record and running predictions [N, C]
+    on_epoch:Callable|None=None,   # called with copies of each epoch's record and running predictions [N, C], and the student to look at
     cache=None,                    # where embeddings are kept, as for `open_cache`
     features:torch.Tensor|None=None  # of `frozen_features`, to spare the frozen stages a second look
 ) -> WarmUp:
@@ -250,7 +260,7 @@ def fit(
     if bad:
         with atomic(run/"quarantine.csv") as tmp, open(tmp, "w", newline="", encoding="utf-8") as f: csv.writer(f).writerows([("image", "reason"), *bad.items()])
 
-    def log(record, running):
+    def log(record, running, student):
         if truth is not None: record["train_map"] = mean_ap(truth, running)
         with open(run/"log.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(record) + "\n")
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'CDULS', 'TITLES', 'ALL', 'supervision', 'shared_features', 'compare', 'same_settings', 'Rows',
-           'run_comparison', 'summary', 'result_table', 'method_table', 'view_labels', 'box_study']
+           'run_comparison', 'summary', 'result_table', 'method_table', 'view_labels', 'shown_classes', 'false_claims',
+           'learning_curve', 'stopped', 'box_study']
 
 # %% ../nbs/34_studies.ipynb #878314bd
 import csv, sys, time
@@ -18,13 +19,13 @@ from .baselines import BASELINES, LEVELS, draw_labels, train_baseline
 from .benchmarks import Benchmark
 from .cdul import CDULSettings, aggregate, cdul, combine, label_moves
 from .core import CCDError, Settings, atomic, pick_device, provenance, read_json, write_json
-from .data import quarantine
+from .data import Views, quarantine
 from .distill import Labeller, distill
 from .labels import local_maximum, update
 from .metrics import mean_ap
 from .student import create_student
 from .teachers import load_teacher
-from .training import frozen_features, predict
+from .training import first_gradient_minimum, frozen_features, predict
 from .views import grid_views, object_views, random_views
 
 # %% ../nbs/34_studies.ipynb #5b0533fc
@@ -86,7 +87,7 @@ def compare(
             if m == "ccd":
                 curve = made["curve"] = []
                 d = made["distilled"] = distill(train.photos, train.classes, one, label.teacher, cache=cache,
-                                                on_epoch=lambda record, running: curve.append(record | dict(train_map=mean_ap(train.truth, running))))
+                                                on_epoch=lambda record, running, student: curve.append(record | dict(train_map=mean_ap(train.truth, running))))
                 student, target, passes = d.student, d.final, n + len(d.views)
             elif m in fixed: target = fixed[m]; student = train_baseline(train.photos, train.classes, BASELINES["bce"], one, y=target, features=features); passes = {"global": n, "ceiling": 0}.get(m, 10*n)
             elif m in CDULS:
@@ -211,6 +212,54 @@ def view_labels(
     boxes = [[o[1:5] for o in objects] for objects in train.objects]
     kinds = dict(around=object_views(boxes, per_image, .5, seed), boxes=object_views(boxes, per_image), random=random_views(len(train), per_image, seed), grid=grid_views(len(train)))
     return {k: local_maximum(label.probabilities(train.photos, v, k), v.image, len(train)) for k, v in kinds.items()}
+
+# %% ../nbs/34_studies.ipynb #88c5de11
+def shown_classes(
+    views:Views,      # V views
+    train:Benchmark,  # whose boxes and truth tell
+    share:float=.5    # of an object's box that a view must hold
+) -> torch.Tensor:    # [V, C] bool
+    "Which classes each view shows."
+    shown = torch.zeros(len(views), train.truth.shape[1], dtype=torch.bool)
+    for v, (i, (x0, y0, x1, y1)) in enumerate(zip(views.image.tolist(), views.box.tolist())):
+        for c, a0, b0, a1, b1, *_ in train.objects[i]:
+            inside = max(0, min(x1, a1) - max(x0, a0))*max(0, min(y1, b1) - max(y0, b0))
+            shown[v, c] |= bool(train.truth[i, c]) and inside >= share*(a1 - a0)*(b1 - b0)
+    return shown
+
+def false_claims(
+    label:torch.Tensor,  # [V, C] labels of the views
+    final:torch.Tensor,  # [N, C] final labels
+    views:Views,
+    train:Benchmark      # truth and boxes of the N photographs
+) -> list[dict]:         # image, claim (class), view, proposer (class), shown (classes); all of them numbers
+    "The final labels of ½ or more that are wrong, and what the view shows on which each of them stands most."
+    shown, rows = shown_classes(views, train), []
+    for i, c in ((final >= .5) & ~torch.tensor(train.truth)).nonzero().tolist():
+        mine = (views.image == i).nonzero()[:, 0]
+        v = int(mine[label[mine, c].argmax()])
+        rows.append(dict(image=i, claim=c, view=v, proposer=int(views.label[v]), shown=shown[v].nonzero()[:, 0].tolist()))
+    return rows
+
+# %% ../nbs/34_studies.ipynb #4a6dc486
+def learning_curve(
+    train:Benchmark, test:Benchmark,  # their truth measures; nothing else sees it
+    s:Settings,                       # `train.early_stop` is left aside: every epoch is run
+    cache=None                        # where embeddings are kept, as for `open_cache`
+) -> list[dict]:                      # a record per epoch: epoch, stage, loss in nats, pseudo_map; measured, in percent: train_map, eval_map
+    "CCD's epochs: loss, mAP of the running predictions against their targets and against the truth, and the student's mAP on `test`."
+    curve = []
+    def measure(record, running, student): curve.append(record | dict(train_map=mean_ap(train.truth, running), eval_map=mean_ap(test.truth, predict(student, test.photos))))
+    distill(train.photos, train.classes, replace(s, train=replace(s.train, early_stop=False)), on_epoch=measure, cache=cache)
+    return curve
+
+def stopped(
+    curve:list[dict]  # of `learning_curve`
+) -> int:             # epoch, from 1
+    "The epoch whose student `train.early_stop` keeps (§4.1); the last one where the rule never fires."
+    training = [r for r in curve if r["stage"] == "training"]
+    at = first_gradient_minimum([r["pseudo_map"] for r in training])
+    return (training[-1] if at is None else training[at])["epoch"]
 
 # %% ../nbs/34_studies.ipynb #c9c4d342
 def box_study(

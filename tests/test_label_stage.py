@@ -9,10 +9,10 @@ from scipy import ndimage
 
 from ccd.bias import MIN_VOTES, calibrate, debias, estimate_bias, estimate_calibration
 from ccd.cam import around_peak, cam_boxes, normalise
-from ccd.core import settings
+from ccd.core import PRESETS, settings
 from ccd.data import Views, read_views, view_batches
 from ccd.distill import Labeller
-from ccd.labels import class_probabilities, entropy, local_maximum, smooth, update
+from ccd.labels import class_probabilities, entropy, kept_maximum, local_maximum, smooth, supported, sureness, update
 from ccd.training import first_gradient_minimum, pseudo_map
 from ccd.views import grid_views, propose
 
@@ -103,6 +103,48 @@ def test_the_label_settings_reach_the_labels():
     initial, local, final = made[True]
     assert torch.equal(initial, calibrate(p, c)) and torch.equal(local, calibrate(p.flip(0), c))
     assert torch.equal(final, smooth(update(initial, local, .4), initial, local, neighbours=3)) and not torch.allclose(final, update(initial, local, .4))
+
+
+@given(seeds, st.floats(0, 1))
+@hyp(max_examples=30, deadline=None)
+def test_only_views_that_show_their_proposer_count(seed, low):
+    g = torch.Generator().manual_seed(seed)
+    image, proposer, label, whole = torch.arange(6).repeat_interleave(3), torch.randint(4, (18,), generator=g), torch.rand(18, 4, generator=g), torch.rand(6, 4, generator=g)
+    label[image < 2] *= low  # some images may lose every view
+    want = []
+    for i in range(6):
+        rows = [label[v] for v in range(18) if image[v] == i and label[v, proposer[v]] >= .5]
+        want.append(torch.stack(rows).max(0).values if rows else whole[i])
+    assert torch.equal(kept_maximum(label, image, supported(label, proposer), whole), torch.stack(want))
+
+
+def test_the_two_remedies_are_off_by_default_and_reach_the_labels():
+    class Teacher:
+        def embed_text(self, prompts): return torch.eye(len(prompts))
+    g = torch.Generator().manual_seed(0)
+    p, seen = (torch.randn(n, 3, generator=g).mul(4).softmax(-1) for n in (40, 80))
+    views = Views(torch.arange(40).repeat_interleave(2), torch.zeros(80, 4), torch.randint(3, (80,), generator=g))
+    def made(**kw):
+        label = Labeller(Teacher(), ["a", "b", "c"], settings("cpu", **kw))
+        return label.initial(p)[0], label.local(seen, views, 40), label
+    initial, local, label = made()
+    assert torch.equal(local, local_maximum(label.of(seen), views.image, 40)) and torch.equal(initial, debias(p, label.bias.value, label.s.labels.floor))
+    weighed, parts, _ = made(labels__weigh=True)
+    assert torch.equal(weighed, initial*sureness(p)[:, None]) and torch.equal(parts, local_maximum(label.of(seen)*sureness(seen)[:, None], views.image, 40))
+    same, asked, _ = made(views__support=True)
+    assert torch.equal(same, initial) and torch.equal(asked, kept_maximum(label.of(seen), views.image, supported(label.of(seen), views.label), initial)) and not torch.equal(asked, local)
+    views.label = None  # a grid was proposed by nobody
+    assert torch.equal(made(views__support=True)[1], local)
+    assert not any(settings(k).labels.weigh or settings(k).views.support for k in PRESETS)
+
+
+def test_when_no_view_is_supported_every_image_keeps_its_whole_label():
+    whole = torch.rand(3, 2)
+    assert torch.equal(kept_maximum(torch.zeros(3, 2), torch.arange(3), torch.zeros(3, dtype=torch.bool), whole), whole)
+
+
+@pytest.mark.parametrize("p", [torch.ones(5, 1), torch.full((4, 3), 1/3), torch.zeros(2, 3), torch.tensor([[1., 0., 0.]])], ids=["one class", "uniform", "a sigmoid's nothing", "hard zeros"])
+def test_sureness_at_its_edges_is_a_weight(p): assert ((sureness(p) >= 0) & (sureness(p) <= 1)).all()
 
 
 def test_wrong_temperature_gives_uniform_labels():
