@@ -239,15 +239,14 @@ def toy(
 @app.command()
 def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that are equal in all presets.")] = False):
     "Set the presets side by side, with the source of each value.  Example: ccd presets --all"
-    from rich.console import Console
-    from rich.table import Column, Table
+    from rich import console, table
     from ccd.core import PRESETS, SOURCES
     values = {p: _flat(p) for p in PRESETS}
-    t = Table(Column("setting", no_wrap=True), *(Column(p, overflow="fold") for p in PRESETS), show_lines=True, caption_justify="left",
+    t = table.Table(table.Column("setting", no_wrap=True), *(table.Column(p, overflow="fold") for p in PRESETS), show_lines=True, caption_justify="left",
               caption="§, Eq., Fig.: the CCD paper. row: the table of differences in nbs/00_core.ipynb. studies/…, 17_…: notebooks. No source: as paper.")
     for k in (k for k in values["paper"] if every or len({repr(v[k]) for v in values.values()}) > 1):
         t.add_row(k, *(f"{v[k]}\n[dim]{SOURCES[p].get(k, '')}[/]" for p, v in values.items()))
-    Console(width=None if sys.stdout.isatty() else 140).print(t)
+    console.Console(width=None if sys.stdout.isatty() else 140).print(t)
 
 # %% ../nbs/40_cli.ipynb #8ba70f7e
 @app.command()
