@@ -227,13 +227,15 @@ def ablate(
     typer.echo(f"rows: {out}" + (f", table: {table}" if table else ""))
 
 # %% ../nbs/40_cli.ipynb #44d9eb05
+def _flat(preset):
+    from dataclasses import asdict
+    from ccd.core import settings
+    return {f"{stage}.{k}" if k else stage: "none" if x is None else x for stage, v in asdict(settings(preset)).items() for k, x in (v if isinstance(v, dict) else {"": v}).items()}
+
 @app.command()
 def settings(preset: Preset = "cpu"):
     "List every setting and its value in a preset."
-    from dataclasses import asdict
-    from ccd.core import settings
-    for stage, v in asdict(settings(preset)).items():
-        for name, value in v.items() if isinstance(v, dict) else [("", v)]: typer.echo(f"{stage}{'.' if name else ''}{name} = {'none' if value is None else value}")
+    for k, v in _flat(preset).items(): typer.echo(f"{k} = {v}")
 
 @app.command()
 def demo(
@@ -262,18 +264,14 @@ def toy(
 @app.command()
 def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that are equal in all presets.")] = False):
     "Set the presets side by side, with the source of each value.  Example: ccd presets --all"
-    from dataclasses import asdict
-    from rich.console import Console
-    from rich.table import Column, Table
-    from ccd.core import PRESETS, SOURCES, settings
-    flat = lambda p: {f"{stage}.{k}" if k else stage: x for stage, v in asdict(settings(p)).items() for k, x in (v if isinstance(v, dict) else {"": v}).items()}
-    values = {p: flat(p) for p in PRESETS}
-    t = Table(Column("setting", no_wrap=True), *(Column(p, overflow="fold") for p in PRESETS), show_lines=True)
-    for k in values["paper"]:
-        if every or len({repr(v[k]) for v in values.values()}) > 1:
-            t.add_row(k, *(f"{'none' if v[k] is None else v[k]}\n[dim]{SOURCES[p].get(k, '')}[/]" for p, v in values.items()))
-    Console(width=None if sys.stdout.isatty() else 140).print(t)
-    typer.echo("§, Eq., Fig.: the CCD paper. row: the table of differences in nbs/00_core.ipynb. studies/…, 17_…: notebooks. No source: as paper.")
+    from rich import console, table
+    from ccd.core import PRESETS, SOURCES
+    values = {p: _flat(p) for p in PRESETS}
+    t = table.Table(table.Column("setting", no_wrap=True), *(table.Column(p, overflow="fold") for p in PRESETS), show_lines=True, caption_justify="left",
+              caption="§, Eq., Fig.: the CCD paper. row: the table of differences in nbs/00_core.ipynb. studies/…, 17_…: notebooks. No source: as paper.")
+    for k in (k for k in values["paper"] if every or len({repr(v[k]) for v in values.values()}) > 1):
+        t.add_row(k, *(f"{v[k]}\n[dim]{SOURCES[p].get(k, '')}[/]" for p, v in values.items()))
+    console.Console(width=None if sys.stdout.isatty() else 140).print(t)
 
 # %% ../nbs/40_cli.ipynb #8ba70f7e
 @app.command()
