@@ -21,7 +21,7 @@ from .core import CCDError, LabelSettings, Settings, TrainSettings, ViewSettings
 from .data import quarantine
 from .distill import finish, warm_up
 from .metrics import average_precision, mean_ap
-from .studies import Rows, shared_features
+from .studies import Rows, origin, shared_features
 from .teachers import load_teacher
 from .training import predict
 
@@ -124,7 +124,7 @@ def ablation_table(
     "Rows of a grid, mean ± standard deviation over seeds, and what each differs by from the reference."
     if not Path(path).is_file(): return f"*{Path(path).name}: not run.*"
     r = read_json(path)
-    p, grid = r["provenance"], ABLATIONS[r["provenance"]["ablation"]]
+    grid = ABLATIONS[r["provenance"]["ablation"]]
     reference = grid.reference or list(grid.rows)[0]
     lines = [f"| {grid.title} | views per image | local labels, mAP % | final labels | eval | against {reference} | |", "| --- "*7 + "|"]
     for d in differences(r["rows"], reference):
@@ -132,9 +132,7 @@ def ablation_table(
         cells = [f"{x.mean():.1f}" + (f" ± {x.std(ddof=1):.1f}" if np.ptp(x) > 1e-9 else "") for x in v.values()]
         verdict = "" if d["method"] == reference else "clear" if d["clear"] else "within its spread" if d["seeds"] > 2 else f"{d['seeds']} seeds"
         lines.append(f"| {d['method']} | " + " | ".join(cells) + (f" | {d['difference']:+.1f} ± {d['sd']:.1f} | " if verdict else " | | ") + f"{verdict} |")
-    seeds = len({x["seed"] for x in r["rows"]})
-    return "\n".join(lines) + (f"\n\nTeacher `{p['settings']['teacher']['name']}`; {p['data']}; {seeds} seeds; {p['machine']}, {p['seconds']/60:.0f} minutes; "
-                               f"commit {' and '.join(dict.fromkeys(x['commit'] or 'unknown' for x in r['rows']))}. Made by `{p['command']}`.")
+    return "\n".join(lines) + "\n\n" + origin(r)
 
 def write_rows(
     rows:list[dict],  # of `ablate` or `compare`

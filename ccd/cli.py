@@ -35,10 +35,11 @@ def _settings(preset, pairs, **given):
         given[name.replace(".", "__")] = None if value == "none" else value
     return settings(preset, **given)
 
-def _benchmark(name, root, split):
+def _benchmark(name, root, split, limit=None):
     import ccd.toy  # registers the toy benchmark
     from ccd.benchmarks import read_benchmark
-    return read_benchmark(name, root, split)
+    from ccd.data import first
+    return first(read_benchmark(name, root, split), limit)
 
 def _table(title, columns, rows):
     from rich.console import Console
@@ -169,10 +170,8 @@ def evaluate(
     per_class: Annotated[bool, typer.Option("--per-class", help="Show average precision by class.")] = False,
 ):
     "Measure a model on a labelled split.  Example: ccd evaluate runs/voc07-1 --benchmark voc07 --root data --split val"
-    from ccd.data import first
     from ccd.use import evaluate
-    b = _benchmark(benchmark, root, split)
-    e = evaluate(model, first(b, limit), device)
+    e = evaluate(model, _benchmark(benchmark, root, split, limit), device)
     if per_class: _table(f"average precision on {benchmark} {split}, %", ["class", "AP"], [[c, v] for c, v in e["ap"].items()])
     typer.echo(f"{benchmark} {split}, {e['photos']} photographs: mAP {e['map']:.2f} %, F1 of the tags {e['f1']:.2f} %")
 
@@ -190,13 +189,12 @@ def compare(
 ):
     "CCD, CDUL, baselines and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
     from ccd.core import CCDError
-    from ccd.data import first
     from ccd.studies import ALL, METHODS, method_table, run_comparison, supervision
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
     names = METHODS if methods is None else ALL if methods == "all" else [m.strip() for m in methods.split(",")]
     for m in names: supervision(m)
     s = _settings(preset, set_, teacher__name=teacher, device=device)
-    train, test = (first(_benchmark(benchmark, root, k), limit) for k in (train_split, eval_split))
+    train, test = (_benchmark(benchmark, root, k, limit) for k in (train_split, eval_split))
     rows = run_comparison(train, test, s, range(seeds), out, names, cache)
     _comparison(f"mAP, %: {benchmark}, teacher {s.teacher.name}, {seeds} seeds", train_split, eval_split, rows)
     if table: method_table(rows, table)
@@ -216,10 +214,9 @@ def ablate(
     "One table or figure of ablations; the same command goes on where it stopped.  Example: ccd ablate table2 --benchmark voc07 --root data --out table2.json"
     from ccd.ablations import ABLATIONS, ablate, differences, write_rows
     from ccd.core import CCDError
-    from ccd.data import first
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
     s = _settings(preset, set_, teacher__name=teacher, device=device)
-    train, test = (first(_benchmark(benchmark, root, k), limit) for k in (train_split, eval_split))
+    train, test = (_benchmark(benchmark, root, k, limit) for k in (train_split, eval_split))
     rows = ablate(grid, train, test, s, range(seeds), out, cache)
     _comparison(f"{ABLATIONS[grid].title}: mAP, %", train_split, eval_split, rows)
     for d in differences(rows, ABLATIONS[grid].reference): typer.echo(f"{d['method']}: {d['difference']:+.1f} ± {d['sd']:.1f}, {'clear' if d['clear'] else 'not clear'}")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'CDULS', 'TITLES', 'ALL', 'supervision', 'shared_features', 'compare', 'same_settings', 'Rows',
-           'run_comparison', 'summary', 'result_table', 'method_table', 'view_labels', 'shown_classes', 'false_claims',
-           'learning_curve', 'stopped', 'box_study']
+           'run_comparison', 'summary', 'origin', 'result_table', 'method_table', 'view_labels', 'shown_classes',
+           'false_claims', 'learning_curve', 'stopped', 'box_study']
 
 # %% ../nbs/34_studies.ipynb #878314bd
 import csv, sys, time
@@ -167,18 +167,25 @@ def summary(
     return out
 
 # %% ../nbs/34_studies.ipynb #1d113de2
+def origin(
+    r:dict  # what a results file holds
+) -> str:
+    "Where its rows came from, in a line."
+    p = r["provenance"]
+    return (f"Teacher `{p['settings']['teacher']['name']}`; {p['data']}; mean ± standard deviation over {len({x['seed'] for x in r['rows']})} seeds; {p['machine']}, {p['seconds']/60:.0f} minutes in all; "
+            f"commit {' and '.join(dict.fromkeys(x['commit'] or 'unknown' for x in r['rows']))}. Made by `{p['command']}`.")
+
 def result_table(
     path  # a file of `run_comparison`
 ) -> str: # Markdown: the table and where it came from
     "The rows of a comparison as a table, mean ± standard deviation over seeds; says so where it has not been run."
     if not Path(path).is_file(): return f"*{Path(path).name}: not run.*"
     r = read_json(path)
-    p, rows = r["provenance"], summary(r["rows"])
+    rows = summary(r["rows"])
     best = lambda k: [f"{x[k]:.1f}" + (f" ± {x[k + '_sd']:.1f}" if x[k + "_sd"] else "") for x in rows]
     lines = ["| method | labels on train, mAP % | eval, mAP % | seeds |", "| --- | --- | --- | --- |"]
     lines += [f"| `{x['method']}` | {a} | {b} | {x['seeds']} |" for x, a, b in zip(rows, best("labels"), best("eval"))]
-    return "\n".join(lines) + (f"\n\nTeacher `{p['settings']['teacher']['name']}`; {p['data']}; mean ± standard deviation over seeds; "
-                               f"{p['machine']}, {p['seconds']/60:.0f} minutes in all; commit {' and '.join(dict.fromkeys(x['commit'] for x in r['rows']))}. Made by `{p['command']}`.")
+    return "\n".join(lines) + "\n\n" + origin(r)
 
 # %% ../nbs/34_studies.ipynb #bcaae850
 def method_table(
