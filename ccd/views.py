@@ -12,7 +12,7 @@ import torch
 
 from .cam import cam_boxes, relative_maps
 from .core import CCDError, ViewSettings
-from .data import Photos, Views, view_batches, weak, whole
+from .data import Photos, Views, view_batches, whole
 from .student import Student
 
 # %% ../nbs/24_views.ipynb #6dfcc6be
