@@ -9,7 +9,6 @@ __all__ = ['label', 'bench']
 import tempfile, time
 from pathlib import Path
 
-
 from .benchmarks import Benchmark
 from .cache import sound
 from .classes import VOC20
