@@ -21,7 +21,7 @@ from .core import CCDError, LabelSettings, Settings, TrainSettings, ViewSettings
 from .data import quarantine
 from .distill import finish, warm_up
 from .metrics import average_precision, mean_ap
-from .studies import Rows, origin, shared_features
+from .studies import Rows, check_table, origin, shared_features
 from .teachers import load_teacher
 from .training import predict
 
@@ -141,5 +141,5 @@ def write_rows(
 ):
     "Tidy rows, one per method and seed; figures by class become columns `ap.<class>`."
     flat = lambda r: {k: v for k, v in r.items() if not isinstance(v, (dict, list))} | {f"ap.{c}": v for c, v in r.get("ap", {}).items()}
-    if Path(path).suffix not in (".csv", ".parquet"): raise CCDError(f"--table {path}: end it in .csv or .parquet")
+    check_table(path, ".csv", ".parquet")
     with atomic(path) as tmp: (pa.csv.write_csv if Path(path).suffix == ".csv" else pq.write_table)(pa.Table.from_pylist([flat(r) for r in rows]), tmp)

@@ -189,8 +189,9 @@ def compare(
 ):
     "CCD, CDUL, baselines and supervised students on equal terms.  Example: ccd compare --benchmark voc07 --root data --out rows.json"
     from ccd.core import CCDError
-    from ccd.studies import ALL, METHODS, method_table, run_comparison, supervision
+    from ccd.studies import ALL, METHODS, check_table, method_table, run_comparison, supervision
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
+    if table: check_table(table, ".md", ".csv")
     names = METHODS if methods is None else ALL if methods == "all" else [m.strip() for m in methods.split(",")]
     for m in names: supervision(m)
     s = _settings(preset, set_, teacher__name=teacher, device=device)
@@ -212,9 +213,10 @@ def ablate(
     preset: Preset = "cpu", teacher: Teacher = None, limit: Limit = None, device: Device = "auto", cache: Cache = None, set_: Set = None,
 ):
     "One table or figure of ablations; the same command goes on where it stopped.  Example: ccd ablate table2 --benchmark voc07 --root data --out table2.json"
-    from ccd.ablations import ABLATIONS, ablate, differences, write_rows
+    from ccd.ablations import ABLATIONS, ablate, check_table, differences, write_rows
     from ccd.core import CCDError
     if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
+    if table: check_table(table, ".csv", ".parquet")
     s = _settings(preset, set_, teacher__name=teacher, device=device)
     train, test = (_benchmark(benchmark, root, k, limit) for k in (train_split, eval_split))
     rows = ablate(grid, train, test, s, range(seeds), out, cache)

@@ -48,6 +48,17 @@ def test_compare_picks_its_rows(ccd, toy_root, tmp_path):
     assert [r["supervision"] for r in csv.DictReader(open(tmp_path/"table.csv"))] == ["single", "none"]
 
 
+def test_ablate_makes_a_grid(ccd, toy_root, tmp_path):
+    args = ["ablate", "debias", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--preset", "toy", "--seeds", 1, "--limit", 8, "--table", tmp_path/"rows.csv",
+            "--out", tmp_path/"rows.json", *(x for v in ("train.epochs=2", "train.warmup=1", "student.size=64", "views.size=64", "views.per_image=1") for x in ("--set", v))]
+    code, out, _ = ccd(*args)
+    assert code == 0 and "with: " in out and "not clear" in out
+    rows = list(csv.DictReader(open(tmp_path/"rows.csv")))
+    assert [r["method"] for r in rows] == ["without", "with"] and all(0 <= float(r["ap.star"]) <= 100 for r in rows)
+    made = (tmp_path/"rows.json").read_text()
+    assert ccd(*args)[0] == 0 and (tmp_path/"rows.json").read_text() == made, "nothing is made twice"
+
+
 def test_demo_draws_compares_and_reports(ccd, tmp_path):
     (tmp_path/"mine").mkdir(); (tmp_path/"mine"/"metrics.json").write_text("of a run")
     code, out, err = ccd("demo", "--out", tmp_path/"mine", "--train", 60, "--test", 30, *FAST[2:])
@@ -73,7 +84,7 @@ def bad_classes(tmp_path, text):
     ("teacher", "unknown teacher"), ("teacher tag", "open_clip knows"), ("hub", "the weights could not be loaded"), ("backbone", "neither torchvision/NAME"),
     ("weights", "is no file"), ("setting", "unknown setting 'labels.alfa'"), ("value", "labels.alpha = '7'"), ("preset", "unknown preset"), ("device", "is not to be had here"),
     ("pair", "write it as NAME=VALUE"), ("both", "one of the two"),
-    ("fetch", "cannot be fetched"), ("fetch what", "unknown benchmark"), ("method", "unknown method 'an@half'"),
+    ("fetch", "cannot be fetched"), ("fetch what", "unknown benchmark"), ("method", "unknown method 'an@half'"), ("grid", "unknown ablation 'table9'"), ("table", "end it in .csv or .parquet"),
     ("classes too", "has its own"), ("nothing to measure", "needs --benchmark")])
 def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatch, case, words):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -90,6 +101,7 @@ def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatc
         "device": [*ok, *names, "--device", "cuda:99"], "pair": [*ok, *names, "--set", "labels.alpha"], "both": [*toy, photos, *names],
         "fetch": ["data", "nuswide", "--root", tmp_path], "fetch what": ["data", "voc99"],
         "method": ["compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--methods", "ccd,an@half"],
+        "grid": ["ablate", "table9", *toy[1:], "--eval-split", "test"], "table": ["ablate", "debias", *toy[1:], "--eval-split", "test", "--table", "rows.txt"],
         "classes too": [*toy, *names], "nothing to measure": [*ok, *names, "--eval-split", "val"],
     }[case]
     if "--out" not in args and args[0] != "data": args += ["--out", tmp_path/"run"]
