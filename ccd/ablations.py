@@ -116,7 +116,7 @@ def differences(
     for m in methods:
         d = np.array([v - at[reference, seed] for (k, seed), v in at.items() if k == m and (reference, seed) in at])
         sd = float(d.std(ddof=1)) if len(d) > 1 else 0.
-        out.append(dict(method=m, difference=float(d.mean()) if len(d) else 0., sd=sd, seeds=len(d), clear=len(d) > 2 and abs(d.mean()) > sd))
+        out.append(dict(method=m, difference=float(d.mean()) if len(d) else 0., sd=sd, seeds=len(d), clear=len(d) > 2 and bool(abs(d.mean()) > sd)))
     return out
 
 def ablation_table(
