@@ -8,7 +8,7 @@ __all__ = ['Labeller', 'Distilled', 'WarmUp', 'warm_up', 'finish', 'distill', 's
 
 # %% ../nbs/30_distill.ipynb #8ec8b317
 import copy, csv, json, sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -101,7 +101,7 @@ class WarmUp:
     bias: Bias
     epochs: list[dict]      # a record per epoch
     seconds: dict           # by stage
-    state: dict             # of the trainer, before anything else
+    state: dict             # of the trainer, where the warm-up left it
     maps: dict              # drawn so far, by size and kind
 
 def _epoch(trainer, target, beta, stage, records, clock, on_epoch):
@@ -168,8 +168,8 @@ def distill(
 ) -> Distilled:
     "CCD (§3): global labels, warm-up, views, local labels, update, training, stop."
     d = finish(warm_up(photos, classes, s, teacher, on_epoch, cache), s, on_epoch)
-    set_thresholds(d.student, predict(d.student, photos, desc="thresholds"), d.final)
-    return d
+    with (clock := Clock(d.seconds))("thresholds"): set_thresholds(d.student, predict(d.student, photos, desc="thresholds"), d.final)
+    return replace(d, seconds=dict(clock))
 
 # %% ../nbs/30_distill.ipynb #9a2ed533
 def set_thresholds(

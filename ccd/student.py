@@ -16,6 +16,7 @@ from torch import nn
 
 from .core import CCDError, StudentSettings, atomic, autocast, read_json, write_json
 from .offline import LITE_MEAN, LITE_STD, WHEELS, lite_state
+from .teacher import IMAGENET_MEAN, IMAGENET_STD
 
 # %% ../nbs/20_student.ipynb #20a978da
 _BODY = {"blocks", "stages"}                            # containers whose children are stages of their own
@@ -29,7 +30,7 @@ def make_backbone(
         from torchvision import models
         known = [m for m in models.list_models() if m.startswith(("resnet", "resnext", "wide_resnet"))]
         if name[12:] not in known: raise CCDError(f"student.backbone {name!r}: torchvision has the ResNets {', '.join(known)}")
-        return _stages(models.get_model(name[12:], weights=None)), (.485, .456, .406), (.229, .224, .225)
+        return _stages(models.get_model(name[12:], weights=None)), IMAGENET_MEAN, IMAGENET_STD
     if not timm.is_model(name): raise CCDError(f"student.backbone {name!r}: neither torchvision/NAME nor a timm model; timm.list_models() names them")
     net = timm.create_model(name, num_classes=0, global_pool="").eval()
     stages, x = _stages(net).eval(), torch.rand(1, 3, 64, 64)

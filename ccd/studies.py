@@ -49,12 +49,12 @@ def supervision(
 # %% ../nbs/34_studies.ipynb #14085457
 def shared_features(
     s:Settings,
-    *splits:Benchmark
-) -> list:  # for each split [N, 2, Q, h, w], or None
+    train:Benchmark, test:Benchmark
+) -> tuple:  # of `train`, mirror images too, and of `test`; or None
     "`frozen_features` that all students of `s` share, whatever their seed; None where each has random stages of its own."
-    if s.student.weights == "random": return [None]*len(splits)
-    student = create_student(s.student, splits[0].classes, pick_device(s.device))
-    return [frozen_features(student, b.photos) for b in splits]
+    if s.student.weights == "random": return None, None
+    student = create_student(s.student, train.classes, pick_device(s.device))
+    return frozen_features(student, train.photos), frozen_features(student, test.photos, mirrored=False)
 
 def compare(
     train:Benchmark,           # its truth makes the ceiling and drawn labels, and measures; nothing else sees it

@@ -83,14 +83,16 @@ def predict(
 def frozen_features(
     student:Student,        # any whose frozen stages are as pretrained
     photos:Photos,          # N photographs
+    mirrored:bool=True,     # of the mirror images too: `Trainer` needs them, `predict` does not
     memory:int=2<<30        # bytes they may take
-) -> torch.Tensor|None:     # [N, 2, Q, h, w] float32 on the CPU: of each photograph, of its mirror image; None where nothing is frozen, or memory is short
+) -> torch.Tensor|None:     # [N, 2 or 1, Q, h, w] float32 on the CPU: of each photograph, of its mirror image; None where nothing is frozen, or memory is short
     "What the frozen stages see, for `Trainer` and `predict`."
     if not student.frozen: return None
     device, parts = next(student.parameters()).device, []
     student.eval()
     for _, x in view_batches(photos, whole(len(photos)), student.size, 64, "features"):
-        parts.append(torch.stack([student.features(x.to(device)), student.features(x.to(device).flip(-1))], 1).cpu())
+        x = x.to(device)
+        parts.append(torch.stack([student.features(x), *([student.features(x.flip(-1))] if mirrored else [])], 1).cpu())
         if parts[0][0].nbytes*len(photos) > memory: return None
     return torch.cat(parts)
 
