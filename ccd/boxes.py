@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['coverage', 'class_boxes', 'view_dependence', 'dependence_summary', 'box_quality', 'box_summary', 'misplaced',
-           'pointing', 'class_maps']
+           'pointing']
 
 # %% ../nbs/33_boxes.ipynb #39a4c2dd
 import numpy as np
@@ -12,8 +12,7 @@ import torch
 from torchvision.ops import box_area, box_iou
 
 from .benchmarks import Benchmark
-from .data import Photos, Views, view_batches, whole
-from .student import Student
+from .data import Views
 
 # %% ../nbs/33_boxes.ipynb #8074cf3b
 def coverage(
@@ -101,16 +100,3 @@ def pointing(
         objects = class_boxes(b, i, c)
         if len(objects): hits.append(bool(((objects[:, 0] <= x) & (x <= objects[:, 2]) & (objects[:, 1] <= y) & (y <= objects[:, 3])).any()))
     return float(np.mean(hits)) if hits else 0.
-
-# %% ../nbs/33_boxes.ipynb #d96271f6
-@torch.inference_mode()
-def class_maps(
-    student:Student,  # left in evaluation mode
-    photos:Photos,    # N photographs
-    size:int,         # input side, px
-    batch:int=32      # photographs per forward pass
-) -> torch.Tensor:    # [N, C, h, w]
-    "The student's class-activation maps of whole photographs (Eq. 4), as they are."
-    student.eval()
-    device = next(student.parameters()).device
-    return torch.cat([student.maps(x.to(device)).float().cpu() for _, x in view_batches(photos, whole(len(photos)), size, batch, "maps")])
