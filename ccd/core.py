@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'SOURCES', 'CCDError', 'TeacherSettings', 'LabelSettings', 'ViewSettings', 'StudentSettings',
            'TrainSettings', 'Settings', 'settings', 'seed_everything', 'pick_device', 'autocast', 'progress', 'Clock',
-           'atomic', 'write_json', 'read_json', 'new_run', 'provenance']
+           'atomic', 'check_output', 'write_json', 'read_json', 'new_run', 'provenance']
 
 # %% ../nbs/00_core.ipynb #b53c1499
 import json, os, platform, random, shlex, subprocess, sys, time
@@ -213,6 +213,19 @@ def atomic(path):
         yield tmp
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+def check_output(
+    path,               # a file that will be written
+    *suffixes:str,      # how its name may end
+    option:str="--out", # what a user calls it
+    new:bool=False      # it must not exist yet
+) -> Path:
+    "`path`; `CCDError` where it cannot be written: better before the work than after."
+    path = Path(path)
+    if path.suffix not in suffixes: raise CCDError(f"{option} {path}: end it in {' or '.join(suffixes)}")
+    if new and path.exists(): raise CCDError(f"{path} exists already: give another {option}, or remove it")
+    if not path.parent.is_dir(): raise CCDError(f"{path.parent} is not a folder: make it, or give another {option}")
+    return path
 
 def write_json(path, obj):
     "Write `obj` as indented JSON, atomically."

@@ -12,7 +12,7 @@ from pathlib import Path
 from .benchmarks import Benchmark
 from .cache import sound
 from .classes import VOC20
-from .core import CCDError, Settings, pick_device, settings
+from .core import Settings, check_output, pick_device, settings
 from .data import Photos, first, quarantine, view_batches, whole
 from .distill import Labeller, read_source, write_labels
 from .teacher import Teacher
@@ -31,9 +31,7 @@ def label(
     cache=None                  # where embeddings are kept, as for `open_cache`
 ) -> tuple[int, dict[str, str]]:  # photographs labelled; why each broken one was left out
     "Write initial, local and final labels by the teacher alone. Raises `CCDError` for what a user can mend."
-    s, out = s or settings(), Path(out)
-    if out.exists(): raise CCDError(f"{out} exists already: give another --out, or remove it")
-    if not out.parent.is_dir(): raise CCDError(f"{out.parent} is not a folder: make it, or give another --out")
+    s, out = s or settings(), check_output(out, ".parquet", new=True)
     source, _, classes = read_source(photos, classes)
     photos = source.photos if isinstance(source, Benchmark) else source
     photos = first(photos, limit)

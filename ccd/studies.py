@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'CDULS', 'TITLES', 'ALL', 'supervision', 'shared_features', 'compare', 'same_settings', 'Rows',
-           'run_comparison', 'summary', 'origin', 'result_table', 'check_table', 'method_table', 'view_labels',
-           'shown_classes', 'false_claims', 'learning_curve', 'stopped', 'box_study']
+           'run_comparison', 'summary', 'origin', 'result_table', 'method_table', 'view_labels', 'shown_classes',
+           'false_claims', 'learning_curve', 'stopped', 'box_study']
 
 # %% ../nbs/34_studies.ipynb #878314bd
 import csv, sys, time
@@ -18,7 +18,7 @@ import torch
 from .baselines import BASELINES, LEVELS, draw_labels, train_baseline
 from .benchmarks import Benchmark
 from .cdul import CDULSettings, aggregate, cdul, combine, label_moves
-from .core import CCDError, Settings, atomic, pick_device, provenance, read_json, write_json
+from .core import CCDError, Settings, atomic, check_output, pick_device, provenance, read_json, write_json
 from .data import Views, quarantine
 from .distill import Labeller, distill
 from .labels import local_maximum, update
@@ -188,10 +188,6 @@ def result_table(
     return "\n".join(lines) + "\n\n" + origin(r)
 
 # %% ../nbs/34_studies.ipynb #bcaae850
-def check_table(path, *suffixes:str):
-    "`CCDError` where the table that `path` names is of no kind in `suffixes`."
-    if Path(path).suffix not in suffixes: raise CCDError(f"--table {path}: end it in {' or '.join(suffixes)}")
-
 def method_table(
     rows:list[dict],  # of `compare`
     path=None         # .md or .csv to write; None = nowhere
@@ -206,9 +202,9 @@ def method_table(
         out.append([supervision(x["method"]), f"{title} (`{x['method']}`)", f"{x['eval']:.1f}", f"{x['eval_sd']:.1f}", x["seeds"], f"{x['labels']:.1f}", mean("teacher_passes"), mean("seconds")])
     table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [columns, ["---"]*len(columns), *out])
     if path is None: return table
-    check_table(path, ".md", ".csv")
+    path = check_output(path, ".md", ".csv", option="--table")
     with atomic(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
-        if Path(path).suffix == ".csv": csv.writer(f).writerows([columns, *out])
+        if path.suffix == ".csv": csv.writer(f).writerows([columns, *out])
         else: f.write(table + "\n")
     return table
 

@@ -7,12 +7,11 @@ __all__ = ['tag', 'write_tags', 'evaluate']
 
 # %% ../nbs/36_use.ipynb #5596c417
 import csv
-from pathlib import Path
 
 import torch
 
 from .benchmarks import Benchmark
-from .core import CCDError, atomic, pick_device
+from .core import CCDError, atomic, check_output, pick_device
 from .data import Photos, list_photos, quarantine
 from .metrics import average_precision, micro_f1
 from .student import Student, load_model
@@ -42,10 +41,7 @@ def write_tags(
     path              # a .csv file that does not exist yet
 ):
     "CSV with a line per photograph: image, tags joined by ';', and a column of probabilities per class."
-    path = Path(path)
-    if path.exists(): raise CCDError(f"{path} exists already: give another --out, or remove it")
-    if not path.parent.is_dir(): raise CCDError(f"{path.parent} is not a folder: make it, or give another --out")
-    with atomic(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
+    with atomic(check_output(path, ".csv", new=True)) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
         out = csv.writer(f)
         out.writerow(["image", "tags", *rows[0]["scores"]])
         out.writerows([r["image"], ";".join(r["tags"]), *(f"{v:.4f}" for v in r["scores"].values())] for r in rows)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported: no test waits for a network
+
 from ccd.core import settings
 from ccd.toy import write_toy
 

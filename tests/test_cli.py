@@ -50,11 +50,12 @@ def test_compare_picks_its_rows(ccd, toy_root, tmp_path):
 
 def test_ablate_makes_a_grid(ccd, toy_root, tmp_path):
     args = ["ablate", "debias", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--preset", "toy", "--seeds", 1, "--limit", 8, "--table", tmp_path/"rows.csv",
-            "--out", tmp_path/"rows.json", *(x for v in ("train.epochs=2", "train.warmup=1", "student.size=64", "views.size=64", "views.per_image=1") for x in ("--set", v))]
+            "--figure", tmp_path/"rows.svg", "--out", tmp_path/"rows.json", *(x for v in ("train.epochs=2", "train.warmup=1", "student.size=64", "views.size=64", "views.per_image=1") for x in ("--set", v))]
     code, out, _ = ccd(*args)
     assert code == 0 and "with: " in out and "not clear" in out
     rows = list(csv.DictReader(open(tmp_path/"rows.csv")))
     assert [r["method"] for r in rows] == ["without", "with"] and all(0 <= float(r["ap.star"]) <= 100 for r in rows)
+    assert "</svg>" in (tmp_path/"rows.svg").read_text()
     made = (tmp_path/"rows.json").read_text()
     assert ccd(*args)[0] == 0 and (tmp_path/"rows.json").read_text() == made, "nothing is made twice"
 
@@ -85,9 +86,9 @@ def bad_classes(tmp_path, text):
     ("weights", "is no file"), ("setting", "unknown setting 'labels.alfa'"), ("value", "labels.alpha = '7'"), ("preset", "unknown preset"), ("device", "is not to be had here"),
     ("pair", "write it as NAME=VALUE"), ("both", "one of the two"),
     ("fetch", "cannot be fetched"), ("fetch what", "unknown benchmark"), ("method", "unknown method 'an@half'"), ("grid", "unknown ablation 'table9'"), ("table", "end it in .csv or .parquet"),
+    ("table folder", "nowhere is not a folder"), ("figure", "end it in .png or .pdf or .svg"), ("tags", "nowhere is not a folder"), ("labels", "end it in .parquet"), ("rows", "end it in .json"),
     ("classes too", "has its own"), ("nothing to measure", "needs --benchmark")])
-def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatch, case, words):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, case, words):
     (tmp_path/"empty").mkdir(); (tmp_path/"broken").mkdir(); (tmp_path/"broken"/"a.jpg").write_text("x"); (tmp_path/"full").mkdir(); (tmp_path/"full"/"x").touch()
     ok, names, toy = ["fit", photos], ["--classes", "dog, cat"], ["fit", "--benchmark", "toy", "--root", toy_root]
     args = {
@@ -102,13 +103,15 @@ def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, monkeypatc
         "fetch": ["data", "nuswide", "--root", tmp_path], "fetch what": ["data", "voc99"],
         "method": ["compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--methods", "ccd,an@half"],
         "grid": ["ablate", "table9", *toy[1:], "--eval-split", "test"], "table": ["ablate", "debias", *toy[1:], "--eval-split", "test", "--table", "rows.txt"],
+        "table folder": ["compare", *toy[1:], "--eval-split", "test", "--table", "nowhere/rows.csv"], "figure": ["ablate", "debias", *toy[1:], "--eval-split", "test", "--figure", "rows.gif"],
+        "tags": ["predict", tmp_path, photos, "--out", "nowhere/tags.csv"], "labels": ["label", photos, *names, "--out", "labels.csv"], "rows": ["ablate", "debias", *toy[1:], "--eval-split", "test", "--out", "rows.csv"],
         "classes too": [*toy, *names], "nothing to measure": [*ok, *names, "--eval-split", "val"],
     }[case]
-    if "--out" not in args and args[0] != "data": args += ["--out", tmp_path/"run"]
+    if "--out" not in args and args[0] != "data": args += ["--out", tmp_path/("run.json" if args[0] in ("compare", "ablate") else "run")]
     code, out, err = ccd(*args)
     assert code == 2 and out == ""
     assert len(err) == 1 and err[0].startswith("ccd: ") and words in err[0], err
-    assert not (tmp_path/"run").exists() or not any((tmp_path/"run").iterdir()), "the mended command must find its --out free"
+    assert not (tmp_path/"run.json").exists() and not (tmp_path/"run").exists() or not any((tmp_path/"run").iterdir()), "the mended command must find its --out free"
 
 
 def test_help_does_not_wait_for_torch():
