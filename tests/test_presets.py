@@ -339,7 +339,7 @@ FULL = bool(os.environ.get("CCD_FULL"))
 @pytest.mark.parametrize("preset", ["paper", "official", *["best"]*FULL])
 def test_presets_run_at_full_size(ccd, toy_root, tmp_path, preset):
     """`ccd fit --preset …` as on a GPU: teacher and maps at 640 px, the preset's own ResNet at 448 px. The teacher is a small CLIP with random weights whose attention pool has RN50x64's
-    14×14 positions, and the student starts from random weights. So that two cores need minutes and not hours, it sees 2 photographs for 3 epochs; all 20, and all epochs, and `best` too (the same networks as `paper`), with CCD_FULL=1."""
+    14×14 positions, and the student starts from random weights. So that two cores need minutes and not hours, it sees 2 photographs for 3 epochs; all 20, and all epochs, and `best` too (the same networks as `paper`), with CCD_FULL=1: about half an hour, and 20 GB of memory."""
     torch.manual_seed(0)
     cfg = dict(embed_dim=32, vision_cfg=dict(image_size=448, **TOWERS["resnet"]), text_cfg=dict(context_length=77, vocab_size=49408, width=32, heads=2, layers=1))
     save_file(open_clip.CLIP(**cfg).state_dict(), tmp_path/"open_clip_model.safetensors")
