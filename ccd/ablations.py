@@ -150,7 +150,7 @@ def ablation_figure(
     except ValueError: fig = dot_plot({m: values("eval_map", m) for m in methods}, "student's mAP, % (one dot per seed)")
     if to is not None:
         to = check_output(to, ".png", ".pdf", ".svg", option="--figure")
-        with atomic(to) as tmp: fig.savefig(tmp, format=to.suffix[1:], bbox_inches="tight")
+        with atomic(to) as tmp: fig.savefig(tmp, format=to.suffix[1:], dpi=150, bbox_inches="tight")
     return fig
 
 def write_rows(
