@@ -80,14 +80,17 @@ def ablate(
     train:Benchmark, test:Benchmark, s:Settings,  # as for `compare`; what the grid does not vary
     seeds,                                        # one run of every row for each
     out:Path,                                     # JSON file
-    cache=None                                    # where embeddings are kept, as for `open_cache`
+    cache=None,                                   # where embeddings are kept, as for `open_cache`
+    only=None                                     # names of rows; None = all of the grid
 ) -> list[dict]:
     "The rows of a grid: `method` is the row's name; local_map, labels_train_map and eval_map in percent, `ap` by class, views_per_image."
     if name not in ABLATIONS: raise CCDError(f"unknown ablation {name!r}: choose from {', '.join(ABLATIONS)}")
     grid = ABLATIONS[name].rows
+    for m in only or ():
+        if m not in grid: raise CCDError(f"unknown row {m!r} of {name}: choose from {', '.join(grid)}")
     (train, _), (test, _) = quarantine(train), quarantine(test)
     rows, groups, teachers, features = Rows(out, s, train, test, grid, ablation=name), {}, {}, {}
-    for seed, m in rows.missing(seeds, grid):
+    for seed, m in rows.missing(seeds, only or grid):
         one = override(replace(s, seed=seed), **grid[m])
         groups.setdefault(repr(warm_up_settings(one)), []).append((m, one))
     for members in groups.values():

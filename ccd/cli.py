@@ -205,6 +205,7 @@ def compare(
 def ablate(
     grid: Annotated[str, typer.Argument(help="table2, debias, fig6a, fig6b, fig7, mode, offset, entropy, official or teacher.")],
     benchmark: Labelled, out: RowsFile, root: Root = Path("."), train_split: str = "train", eval_split: str = "val", seeds: Seeds = 3,
+    rows: Annotated[Optional[str], typer.Option(help="Some of the grid's rows, with commas between; all if left out.")] = None,
     table: Annotated[Optional[Path], typer.Option(help="A .csv or .parquet file for tidy rows.")] = None,
     figure: Annotated[Optional[Path], typer.Option(help="A .png, .pdf or .svg file for the figure.")] = None,
     preset: Preset = "cpu", teacher: Teacher = None, limit: Limit = None, device: Device = "auto", cache: Cache = None, set_: Set = None,
@@ -217,7 +218,7 @@ def ablate(
     if figure: check_output(figure, ".png", ".pdf", ".svg", option="--figure")
     s = _settings(preset, set_, teacher__name=teacher, device=device)
     train, test = (_benchmark(benchmark, root, k, limit) for k in (train_split, eval_split))
-    rows = ablate(grid, train, test, s, range(seeds), out, cache)
+    rows = ablate(grid, train, test, s, range(seeds), out, cache, rows and [m.strip() for m in rows.split(",")])
     _comparison(f"{ABLATIONS[grid].title}: mAP, %", train_split, eval_split, rows)
     for d in differences(rows, ABLATIONS[grid].reference): typer.echo(f"{d['method']}: {d['difference']:+.1f} ± {d['sd']:.1f}, {'clear' if d['clear'] else 'not clear'}")
     if table: write_rows(rows, table)

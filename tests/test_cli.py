@@ -85,7 +85,7 @@ def bad_classes(tmp_path, text):
     ("teacher", "unknown teacher"), ("teacher tag", "open_clip knows"), ("hub", "the weights could not be loaded"), ("backbone", "neither torchvision/NAME"),
     ("weights", "is no file"), ("setting", "unknown setting 'labels.alfa'"), ("value", "labels.alpha = '7'"), ("preset", "unknown preset"), ("device", "is not to be had here"),
     ("pair", "write it as NAME=VALUE"), ("both", "one of the two"),
-    ("fetch", "cannot be fetched"), ("fetch what", "unknown benchmark"), ("method", "unknown method 'an@half'"), ("grid", "unknown ablation 'table9'"), ("table", "end it in .csv or .parquet"),
+    ("fetch", "cannot be fetched"), ("fetch what", "unknown benchmark"), ("method", "unknown method 'an@half'"), ("grid", "unknown ablation 'table9'"), ("grid row", "unknown row '0.5'"), ("table", "end it in .csv or .parquet"),
     ("table folder", "nowhere is not a folder"), ("figure", "end it in .png or .pdf or .svg"), ("tags", "nowhere is not a folder"), ("labels", "end it in .parquet"), ("rows", "end it in .json"),
     ("classes too", "has its own"), ("nothing to measure", "needs --benchmark")])
 def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, case, words):
@@ -102,7 +102,7 @@ def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, case, word
         "device": [*ok, *names, "--device", "cuda:99"], "pair": [*ok, *names, "--set", "labels.alpha"], "both": [*toy, photos, *names],
         "fetch": ["data", "nuswide", "--root", tmp_path], "fetch what": ["data", "voc99"],
         "method": ["compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--methods", "ccd,an@half"],
-        "grid": ["ablate", "table9", *toy[1:], "--eval-split", "test"], "table": ["ablate", "debias", *toy[1:], "--eval-split", "test", "--table", "rows.txt"],
+        "grid": ["ablate", "table9", *toy[1:], "--eval-split", "test"], "grid row": ["ablate", "fig6b", *toy[1:], "--eval-split", "test", "--rows", "0.4,0.5"], "table": ["ablate", "debias", *toy[1:], "--eval-split", "test", "--table", "rows.txt"],
         "table folder": ["compare", *toy[1:], "--eval-split", "test", "--table", "nowhere/rows.csv"], "figure": ["ablate", "debias", *toy[1:], "--eval-split", "test", "--figure", "rows.gif"],
         "tags": ["predict", tmp_path, photos, "--out", "nowhere/tags.csv"], "labels": ["label", photos, *names, "--out", "labels.csv"], "rows": ["ablate", "debias", *toy[1:], "--eval-split", "test", "--out", "rows.csv"],
         "classes too": [*toy, *names], "nothing to measure": [*ok, *names, "--eval-split", "val"],
