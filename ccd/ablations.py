@@ -111,17 +111,17 @@ def ablate(
 # %% ../nbs/37_ablations.ipynb #41c334e7
 def differences(
     rows:list[dict],          # of `ablate`, `compare` or `box_study`
-    reference:str|None=None,  # a method; None = the first
+    reference:str|None=None,  # a method; the first, where it has no rows
     key:str="eval_map"        # which figure
-) -> list[dict]:              # method, mean and sd of the difference in points, seeds, clear
+) -> list[dict]:              # method, against (the reference), mean and sd of the difference in points, seeds, clear
     "Every method against one, paired by seed."
     at = {(r["method"], r["seed"]): r[key] for r in rows}
     methods = list(dict.fromkeys(m for m, _ in at))
-    reference, out = reference or methods[0], []
+    reference, out = reference if reference in methods else methods[0], []
     for m in methods:
         d = np.array([v - at[reference, seed] for (k, seed), v in at.items() if k == m and (reference, seed) in at])
         sd = float(d.std(ddof=1)) if len(d) > 1 else 0.
-        out.append(dict(method=m, difference=float(d.mean()) if len(d) else 0., sd=sd, seeds=len(d), clear=len(d) > 2 and bool(abs(d.mean()) > sd)))
+        out.append(dict(method=m, against=reference, difference=float(d.mean()) if len(d) else 0., sd=sd, seeds=len(d), clear=len(d) > 2 and bool(abs(d.mean()) > sd)))
     return out
 
 def ablation_table(
@@ -131,9 +131,10 @@ def ablation_table(
     if not Path(path).is_file(): return f"*{Path(path).name}: not run.*"
     r = read_json(path)
     grid = ABLATIONS[r["provenance"]["ablation"]]
-    reference = grid.reference or list(grid.rows)[0]
+    found = differences(r["rows"], grid.reference)
+    reference = found[0]["against"]
     lines = [f"| {grid.title} | views per image | local labels, mAP % | final labels | eval | against {reference} | |", "| --- "*7 + "|"]
-    for d in differences(r["rows"], reference):
+    for d in found:
         v = {k: np.array([x[k] for x in r["rows"] if x["method"] == d["method"]]) for k in ("views_per_image", "local_map", "labels_train_map", "eval_map")}
         cells = [f"{x.mean():.1f}" + (f" ± {x.std(ddof=1):.1f}" if np.ptp(x) > 1e-9 else "") for x in v.values()]
         verdict = "" if d["method"] == reference else "clear" if d["clear"] else "within its spread" if d["seeds"] > 2 else f"{d['seeds']} seeds"

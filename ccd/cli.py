@@ -220,7 +220,7 @@ def ablate(
     train, test = (_benchmark(benchmark, root, k, limit) for k in (train_split, eval_split))
     rows = ablate(grid, train, test, s, range(seeds), out, cache, rows and [m.strip() for m in rows.split(",")])
     _comparison(f"{ABLATIONS[grid].title}: mAP, %", train_split, eval_split, rows)
-    for d in differences(rows, ABLATIONS[grid].reference): typer.echo(f"{d['method']}: {d['difference']:+.1f} ± {d['sd']:.1f}, {'clear' if d['clear'] else 'not clear'}")
+    for d in differences(rows, ABLATIONS[grid].reference): typer.echo(f"{d['method']}: {d['difference']:+.1f} ± {d['sd']:.1f} against {d['against']}, {'clear' if d['clear'] else 'not clear'}")
     if table: write_rows(rows, table)
     if figure: ablation_figure(out, figure)
     typer.echo(", ".join(f"{k}: {v}" for k, v in dict(rows=out, table=table, figure=figure).items() if v))
