@@ -1,28 +1,36 @@
-# make setup: .venv with everything; make demo: the whole method on drawn scenes; make test: setup, then every test; make prep: what to run before a commit.
+# make setup: .venv with everything; make demo: the whole method on drawn scenes; make test: setup, then every test; make prep: what to run before a commit;
+# make notebooks: every notebook in a bare clone; make hooks: once per clone, merge driver and notebook cleaning for git.
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
 setup: $(STAMP)
 
 $(STAMP): settings.ini setup.py
-	test -x $(PY) || python3 -m venv .venv
-	$(PY) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
-	$(PY) -m pip install --quiet --editable ".[dev]"
-	touch $@
+	@test -x $(PY) || { echo "making .venv"; python3 -m venv .venv; }
+	@echo "installing ccd, torch and the tools: two minutes or more, 6.5 GB of disk"
+	@$(PY) -m pip install --quiet --upgrade pip
+	@$(PY) -m pip install --quiet --editable ".[dev]"
+	@touch $@
+	@echo "ready: source .venv/bin/activate"
 
 demo: setup
-	.venv/bin/ccd demo
+	@.venv/bin/ccd demo
 
 test: setup
-	CCD_CACHE=none OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
-	.venv/bin/pytest
+	@CCD_CACHE=none OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
+	@.venv/bin/pytest
+
+notebooks: setup
+	@tests/notebooks.sh
 
 prep: setup
-	.venv/bin/nbdev_clean
-	.venv/bin/nbdev_export
-	$(PY) tests/readme.py
+	@.venv/bin/ruff check --silent --exit-zero --fix --select I nbs tests
+	@.venv/bin/nbdev_clean
+	@.venv/bin/nbdev_export
+	@$(PY) tests/readme.py
+	@.venv/bin/ruff check
 
 hooks: setup
-	.venv/bin/nbdev_install_hooks
+	@.venv/bin/nbdev_install_hooks
 
-.PHONY: setup demo test prep hooks
+.PHONY: setup demo test notebooks prep hooks

@@ -12,9 +12,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .core import Settings, pick_device, seed_everything
+from .core import pick_device, seed_everything
 from .data import Photos
-from .losses import LargeLoss, Role, asl, assume_negative, entropy_maximization, expected_positive, label_smoothing, observe, partial_bce, soft_bce
+from ccd.losses import (
+    LargeLoss,
+    Role,
+    asl,
+    assume_negative,
+    entropy_maximization,
+    expected_positive,
+    harden,
+    label_smoothing,
+    partial_bce,
+    soft_bce,
+)
+from .settings import Settings
 from .student import Student, create_student
 from .training import Trainer
 
@@ -38,22 +50,36 @@ def draw_labels(
 @dataclass(frozen=True)
 class Baseline:
     "A row of the tables: `make(z, y, k, s)` gives `loss(logits, labels, index)`."
-    title: str          # as the papers write it
-    make: Callable
-    soft: bool = False  # takes labels in [0, 1]; else labels in {1, 0, -1}
+    title: str                # as the papers write it
+    make: Callable            # of all labels: z in {1, 0, -1}, y in [0, 1] or None, k positives per photograph, the settings
+    soft: bool = False        # takes labels in [0, 1]; else labels in {1, 0, -1}
     boost: float|None = None  # α of BoostLU (Kim et al., 2023); None = the student's own
 
-def _plain(f, **kw): return lambda z, y, k, s: lambda logits, labels, index: f(logits, labels, **kw)
-def _large(mode): return lambda z, y, k, s: LargeLoss(len(z), mode)
+def _plain(f, **kw):
+    "`make` of a loss that sees nothing but the batch."
+    def loss(logits, labels, index): return f(logits, labels, **kw)
+    def make(z, y, k, s): return loss
+    return make
 
+def _large(mode):
+    def make(z, y, k, s): return LargeLoss(len(z), mode)
+    return make
+
+def _role(z, y, k, s): return Role(z, k, 10*s.train.lr, y)
+def _an_ls(logits, z): return label_smoothing(logits, (z > 0).float())
+def _epr(z, y, k, s):
+    def loss(logits, labels, index): return expected_positive(logits, labels, k)
+    return loss
+
+# %% ../nbs/32_baselines.ipynb #32a10001
 BASELINES = dict(
     bce=Baseline("BCE", _plain(soft_bce), soft=True),
     bce_ls=Baseline("BCE-LS (Szegedy et al.)", _plain(label_smoothing), soft=True),
     an=Baseline("Naive AN (Kundu & Tighe)", _plain(assume_negative)),
-    an_ls=Baseline("AN-LS (Szegedy et al.)", _plain(lambda logits, z: label_smoothing(logits, (z > 0).float()))),
+    an_ls=Baseline("AN-LS (Szegedy et al.)", _plain(_an_ls)),
     wan=Baseline("WAN (Mac Aodha et al.)", _plain(assume_negative, weak=True)),
-    epr=Baseline("EPR (Cole et al.)", lambda z, y, k, s: lambda logits, labels, index: expected_positive(logits, labels, k)),
-    role=Baseline("ROLE (Cole et al.)", lambda z, y, k, s: Role(z, k, 10*s.train.lr, y)),
+    epr=Baseline("EPR (Cole et al.)", _epr),
+    role=Baseline("ROLE (Cole et al.)", _role),
     partial_bce=Baseline("Partial BCE (Durand et al.)", _plain(partial_bce)),
     em=Baseline("EM (Zhou et al.)", _plain(entropy_maximization)),
     asl=Baseline("ASL (Ridnik et al.)", _plain(asl), soft=True),
@@ -75,12 +101,14 @@ def train_baseline(
     features:torch.Tensor|None=None  # of `frozen_features`, in place of the photographs
 ) -> Student:
     "A student trained with `b` on one kind of labels, with the initialisation, order, epochs and schedule of every other method."
-    if z is None: z = observe(y)
+    if z is None: z = harden(y)
     if k is None: k = float((z >= 0).sum(1).float().mean())
-    seed_everything(s.seed); loss = b.make(z, y, k, s)
+    seed_everything(s.seed)
+    loss = b.make(z, y, k, s)
     seed_everything(s.seed)  # what the loss drew must not shift the student's numbers
     student = create_student(replace(s.student, boost=b.boost or s.student.boost), classes, pick_device(s.device))
     trainer = Trainer(student, photos, s.train, s.seed, loss, features)
-    target = z if not b.soft else (z > 0).float() if y is None else y
+    if not b.soft: target = z
+    else: target = (z > 0).float() if y is None else y
     while trainer.done < s.train.epochs: trainer.epoch(target)
     return student

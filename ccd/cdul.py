@@ -7,14 +7,15 @@ __all__ = ['CDULSettings', 'aggregate', 'combine', 'psi', 'label_step', 'CDUL', 
 
 # %% ../nbs/31_cdul.ipynb #fa4d3d84
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable
 
 import torch
 
-from .core import CCDError, Settings, atomic, pick_device, seed_everything
+from .core import CCDError, atomic, pick_device, seed_everything
 from .data import Photos
+from .settings import Settings
 from .student import Student, create_student
 from .training import Trainer
 
@@ -52,16 +53,16 @@ def combine(
 # %% ../nbs/31_cdul.ipynb #69897f04
 def psi(
     y:torch.Tensor,   # labels in [0, 1], any shape
-    c:CDULSettings
+    c:CDULSettings    # σ, c₁, Gaussian or flat
 ) -> torch.Tensor:    # step sizes, the same shape
     "The step size of a label: a Gaussian around ½ less its value at 0 and 1 (Eq. 8, supplement 6.2), or flat at its peak."
-    bell = lambda v: c.c1/(c.sigma*math.sqrt(2*math.pi))*torch.exp(-.5*((v - .5)/c.sigma)**2)
+    def bell(v): return c.c1/(c.sigma*math.sqrt(2*math.pi))*torch.exp(-.5*((v - .5)/c.sigma)**2)
     return bell(y if c.gaussian else torch.full_like(y, .5)) - bell(torch.zeros(()))
 
 def label_step(
     latent:torch.Tensor,  # [N, C] logits of the labels
     p:torch.Tensor,       # [N, C] the network's probabilities
-    c:CDULSettings
+    c:CDULSettings        # as for `psi`, and the clamp
 ) -> torch.Tensor:        # [N, C] new logits
     "One step down KL(y‖p) on the labels (Eq. 7)."
     return latent - psi(latent.sigmoid(), c)*(latent - p.clamp(c.clamp, 1 - c.clamp).logit())
@@ -75,6 +76,7 @@ class CDUL:
     final: torch.Tensor    # labels the last epoch was trained on
     epochs: list[dict]     # a record per epoch: loss, labels moved by more than 0.01, mean move
 
+# %% ../nbs/31_cdul.ipynb #31a10005
 def cdul(
     photos:Photos,                # N photographs
     classes:list[str],            # C names
@@ -96,7 +98,8 @@ def cdul(
         kept = torch.load(path, weights_only=True)
         same = all(kept["about"][k] == about[k] for k in ("settings", "cdul")) and torch.equal(kept["about"]["initial"], initial)
         if not same: raise CCDError(f"{path} belongs to other settings or labels: give another folder, or remove it")
-        trainer.load_state_dict(kept["trainer"]); latent, running, records = kept["latent"], kept["running"], kept["epochs"]
+        trainer.load_state_dict(kept["trainer"])
+        latent, running, records = kept["latent"], kept["running"], kept["epochs"]
     while trainer.done < s.train.epochs:
         before = latent.sigmoid()
         if trainer.done >= s.train.warmup and running is not None: latent = label_step(latent, running, c)
@@ -106,7 +109,8 @@ def cdul(
         records.append(dict(epoch=trainer.done, loss=loss, moved=int((move > .01).sum()), mean_move=float(move.mean())))
         if on_epoch: on_epoch(dict(records[-1]), before, after.clone())
         if path:
-            with atomic(path) as tmp: torch.save(dict(about=about, trainer=trainer.state_dict(), latent=latent, running=running, epochs=records), tmp)
+            kept = dict(about=about, trainer=trainer.state_dict(), latent=latent, running=running, epochs=records)
+            with atomic(path) as tmp: torch.save(kept, tmp)
     return CDUL(student, initial, latent.sigmoid(), records)
 
 # %% ../nbs/31_cdul.ipynb #ff069c24
@@ -114,7 +118,7 @@ def label_moves(
     before:torch.Tensor, after:torch.Tensor,  # [N, C] labels around a step
     truth,                                    # [N, C] bool
     least:float=.01                           # smaller moves do not count
-) -> dict:                                    # moved: entries; towards: the share of them that came nearer to the truth; NaN-free
+) -> dict:                                    # moved: entries; towards: share of them that came nearer to the truth, 0 of none
     "How many labels moved, and how many of them towards the truth. For studies: training never calls it."
     move = after - before
     moved = move.abs() > least

@@ -8,7 +8,7 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported: no test waits for a network
 
-from ccd.core import settings
+from ccd.settings import settings
 from ccd.toy import write_toy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,16 +37,23 @@ def photos(toy_root):
 TOWERS = dict(resnet=dict(layers=[1, 1, 1, 1], width=8, head_width=32), vit=dict(layers=1, width=64, head_width=32, patch_size=16))
 
 
-@pytest.fixture(scope="session", params=list(TOWERS))
-def clip_folder(request, tmp_path_factory):
+def save_clip(folder, tower, size):
     "A genuine open_clip model, small and random, saved as open_clip saves models."
     import open_clip
     from safetensors.torch import save_file
     torch.manual_seed(0)
-    cfg = dict(embed_dim=32, vision_cfg=dict(image_size=64, **TOWERS[request.param]), text_cfg=dict(context_length=77, vocab_size=49408, width=32, heads=2, layers=1))
-    folder = tmp_path_factory.mktemp(request.param)
+    text = dict(context_length=77, vocab_size=49408, width=32, heads=2, layers=1)
+    cfg = dict(embed_dim=32, vision_cfg=dict(image_size=size, **TOWERS[tower]), text_cfg=text)
     save_file(open_clip.CLIP(**cfg).state_dict(), folder/"open_clip_model.safetensors")
-    (folder/"open_clip_config.json").write_text(json.dumps(dict(model_cfg=cfg, preprocess_cfg=dict(mean=[.5, .4, .3], std=[.2, .2, .3], size=64))))
+    preprocess = dict(mean=[.5, .4, .3], std=[.2, .2, .3], size=size)
+    (folder/"open_clip_config.json").write_text(json.dumps(dict(model_cfg=cfg, preprocess_cfg=preprocess)))
+
+
+@pytest.fixture(scope="session", params=list(TOWERS))
+def clip_folder(request, tmp_path_factory):
+    "A folder that `local-dir:` reads, one of a ResNet tower and one of a ViT."
+    folder = tmp_path_factory.mktemp(request.param)
+    save_clip(folder, request.param, 64)
     return folder
 
 

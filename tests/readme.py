@@ -1,4 +1,4 @@
-"Build README.md from nbs/index.ipynb: markdown as it is, and what the cells flagged `echo: false` print. `python tests/readme.py` writes it."
+"Build README.md from nbs/index.ipynb: markdown as it is, and what cells flagged `echo: false` print. `python tests/readme.py` writes it."
 import contextlib
 import io
 import os
@@ -21,7 +21,9 @@ def build() -> str:
                 with contextlib.redirect_stdout(io.StringIO()) as out: exec(cell.source, names)
             finally: os.chdir(here)
             parts.append(out.getvalue().strip())
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    for folder in ("studies", "images"): text = text.replace(f"]({folder}/", f"](nbs/{folder}/")  # links, seen from the root
+    return text
 
 
 if __name__ == "__main__": (ROOT/"README.md").write_text(build(), encoding="utf-8")

@@ -1,19 +1,264 @@
-"The readers against the literature's own label lists, each in its data set's real format."
+"The readers on miniatures of our own drawing and on the literature's own label lists, each in its data set's real format."
+import hashlib
 import json
+import tarfile
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-from ccd.benchmarks import PUBLISHED, read_benchmark
+from ccd.benchmarks import BENCHMARKS, CCDError, fetch_benchmark, read_benchmark
 from ccd.classes import COCO80, NUS81, VOC20
 from conftest import ROOT
 
 LISTS = ROOT.parent/"shared"/"data"/"lists"
-pytestmark = pytest.mark.skipif(not LISTS.is_dir(), reason="no data folder beside the project")
 NUMBERS = [n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # COCO's category numbers
+COLOURS = [(230, 30, 30), (30, 200, 60), (40, 60, 230)]
+
+
+def draw(path, size, boxes):
+    "A grey JPEG with a rectangle for each box: x0 y0 x1 y1 in px from 0, the end left out."
+    img = Image.new("RGB", size, (128, 128, 128))
+    for (x0, y0, x1, y1), colour in zip(boxes, COLOURS): ImageDraw.Draw(img).rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    img.save(path, quality=95, subsampling=0)
+
+
+def drawn(img, colour):
+    "Where a rectangle is, as `draw` takes it."
+    y, x = (np.abs(np.array(img, dtype=int) - colour).sum(-1) < 60).nonzero()
+    return x.min(), y.min(), x.max() + 1, y.max() + 1
+
+
+VOC_XML = """<annotation>
+	<folder>VOC{year}</folder>
+	<filename>{name}.jpg</filename>
+	<source><database>The VOC{year} Database</database><annotation>PASCAL VOC{year}</annotation><image>flickr</image></source>
+	<size><width>{w}</width><height>{h}</height><depth>3</depth></size>
+	<segmented>0</segmented>{objects}
+</annotation>
+"""
+VOC_OBJECT = """
+	<object>
+		<name>{}</name>
+		<pose>Unspecified</pose>
+		<truncated>0</truncated>
+		<difficult>{:d}</difficult>
+		<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>
+		<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
+	</object>"""
+
+
+def write_voc(root, year, split, scenes):
+    "`scenes`: id to size and objects (class, xmin ymin xmax ymax as VOC counts, difficult)."
+    base = root/"VOCdevkit"/f"VOC{year}"
+    for d in ("Annotations", "ImageSets/Main"): (base/d).mkdir(parents=True, exist_ok=True)
+    (base/"ImageSets"/"Main"/f"{split}.txt").write_text("".join(f"{i}\n" for i in scenes))
+    (base/"ImageSets"/"Main"/f"dog_{split}.txt").write_text("".join(f"{i} -1\n" for i in scenes))
+    for i, ((w, h), objects) in scenes.items():
+        found = "".join(VOC_OBJECT.format(c.replace(" ", ""), hard, *box) for c, box, hard in objects)
+        (base/"Annotations"/f"{i}.xml").write_text(VOC_XML.format(year=year, name=i, w=w, h=h, objects=found))
+    return base
+
+
+def write_coco(root, split, scenes):
+    "`scenes`: file name, which ends in the photograph's number, to size and objects (class, x y width height, crowd)."
+    number = {name: int(name[-16:-4]) for name in scenes}
+    notes = [dict(id=k, image_id=number[name], category_id=NUMBERS[COCO80.index(c)], bbox=box, area=box[2]*box[3], iscrowd=int(crowd),
+                  segmentation=dict(counts=[0], size=size[::-1]) if crowd else [[1, 1, 2, 1, 2, 2]])
+             for k, (name, size, c, box, crowd) in enumerate((n, size, *o) for n, (size, objects) in scenes.items() for o in objects)]
+    file = root/"coco"/"annotations"/f"instances_{split}2014.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(dict(
+        info=dict(year=2014), licenses=[], annotations=notes,
+        images=[dict(id=number[name], file_name=name, width=w, height=h, license=3) for name, ((w, h), _) in scenes.items()],
+        categories=[dict(id=n, name=c, supercategory="thing") for n, c in zip(NUMBERS, COCO80)][::-1])))
+    return root/"coco"/f"{split}2014"
+
+
+def write_nuswide(root, split, names, truth):
+    base = root/"nuswide"
+    base.mkdir(exist_ok=True)
+    np.save(base/f"formatted_{split}_images.npy", np.array(names))
+    np.save(base/f"formatted_{split}_labels.npy", truth.astype(float))
+    return base/"Flickr"
+
+
+def small_voc(root, year="2007", split="trainval"):
+    scenes = {"000012": ((40, 60), [("person", (6, 11, 20, 45), True)]),
+              "000005": ((50, 40), [("dog", (1, 1, 20, 40), False), ("cat", (31, 11, 50, 20), True), ("dog", (31, 31, 35, 40), True)]),
+              "000009": ((50, 40), [("tv monitor", (26.0, 1.0, 50.0, 40.0), False)])}
+    write_voc(root, year, "val", {"000099": ((50, 40), [("bird", (1, 1, 50, 40), False)])})
+    base = write_voc(root, year, split, scenes)
+    for i, (size, objects) in scenes.items():
+        draw(base/"JPEGImages"/f"{i}.jpg", size, [(int(x0) - 1, int(y0) - 1, int(x1), int(y1)) for _, (x0, y0, x1, y1), _ in objects])
+
+
+def small_coco(root):
+    name = "COCO_val2014_{:012}.jpg".format
+    scenes = {name(139): ((64, 48), [("toothbrush", (8, 6, 16, 24), False), ("person", (32, 12, 32, 36), False)]),
+              name(42): ((40, 50), [("person", (0, 0, 40, 25), True)]),
+              name(73): ((40, 50), []),
+              name(581929): ((48, 64), [("stop sign", (12, 16, 12, 16), False)])}
+    folder = write_coco(root, "val", scenes)
+    for n, (size, objects) in scenes.items(): draw(folder/n, size, [(x, y, x + w, y + h) for _, (x, y, w, h), _ in objects])
+
+
+def small_nuswide(root):
+    names, truth = ["sky/0001_2124494179.jpg", "cat/0002_174174086.jpg", "map/0003_500.jpg"], np.zeros((3, 81))
+    truth[0, [NUS81.index("sky"), NUS81.index("clouds")]] = truth[2, NUS81.index("map")] = 1
+    folder = write_nuswide(root, "val", names, truth)
+    for n in names: draw(folder/n, (30, 20), [])
+
+
+def tags(b): return [{b.classes[c] for c in row.nonzero()[0]} for row in b.truth]
+
+
+def check_photographs(b, sizes):
+    "Each opens, and its boxes are where its rectangles are."
+    assert [b.photos.open(i).size for i in range(len(b))] == sizes
+    for i, objects in enumerate(b.objects):
+        for (_, *box, _), colour in zip(objects, COLOURS):
+            assert np.allclose(np.array(box)*(sizes[i]*2), drawn(b.photos.open(i), colour))
+
+
+@pytest.mark.parametrize("name, year, split", [("voc07", "2007", "trainval"), ("voc12", "2012", "train")])
+def test_small_voc(tmp_path, name, year, split):
+    small_voc(tmp_path, year, split)
+    b, every = (read_benchmark(name, tmp_path, split, difficult=d) for d in (False, True))
+    assert (b.name, b.split, b.classes) == (name, split, VOC20) and b.photos.names == ["000012.jpg", "000005.jpg", "000009.jpg"]
+    assert tags(b) == [set(), {"dog"}, {"tv monitor"}] and tags(every) == [{"person"}, {"dog", "cat"}, {"tv monitor"}]
+    assert b.objects == every.objects == [
+        [(14, 5/40, 10/60, 20/40, 45/60, True)],
+        [(11, 0., 0., .4, 1., False), (7, .6, .25, 1., .5, True), (11, .6, .75, .7, 1., True)],
+        [(19, .5, 0., 1., 1., False)]], "VOC counts pixels from 1, the last one included"
+    check_photographs(b, [(40, 60), (50, 40), (50, 40)])
+    assert tags(read_benchmark(name, tmp_path, "val")) == [{"bird"}]
+    with pytest.raises(CCDError, match=f"VOC{year} here has the splits {split}, val$"): read_benchmark(name, tmp_path, "test")
+
+
+def test_small_coco(tmp_path):
+    small_coco(tmp_path)
+    b = read_benchmark("coco14", tmp_path, "val")
+    assert (b.name, b.split, b.classes) == ("coco14", "val", COCO80)
+    assert b.photos.names == [f"COCO_val2014_{n:012}.jpg" for n in (42, 139, 581929)], "by number, without the one that has no annotation"
+    assert tags(b) == [{"person"}, {"toothbrush", "person"}, {"stop sign"}], "a crowd counts"
+    assert b.objects == [
+        [(0, 0., 0., 1., .5, True)],
+        [(79, .125, .125, .375, .625, False), (0, .5, .25, 1., 1., False)],
+        [(11, .25, .25, .5, .5, False)]]
+    assert np.array_equal(read_benchmark("coco14", tmp_path, "val", difficult=True).truth, b.truth)
+    check_photographs(b, [(40, 50), (64, 48), (48, 64)])
+
+
+def test_small_nuswide(tmp_path):
+    small_nuswide(tmp_path)
+    b = read_benchmark("nuswide", tmp_path, "val")
+    assert (b.name, b.split, b.classes) == ("nuswide", "val", NUS81)
+    assert b.photos.names == ["sky/0001_2124494179.jpg", "cat/0002_174174086.jpg", "map/0003_500.jpg"]
+    assert tags(b) == [{"sky", "clouds"}, set(), {"map"}] and b.objects == [[], [], []]
+    assert np.array_equal(read_benchmark("nuswide", tmp_path, "val", difficult=True).truth, b.truth)
+    check_photographs(b, [(30, 20)]*3)
+
+
+def cut(p): p.write_bytes(p.read_bytes()[:p.stat().st_size//2])
+def empty(p): p.write_bytes(b"")
+def lose(p): p.rename(p.with_name("elsewhere"))
+def swap(old, new): return lambda p: p.write_text(p.read_text().replace(old, new, 1))
+def array(x): return lambda p: np.save(p, x)
+
+
+SMALL = dict(voc07=(small_voc, "trainval"), coco14=(small_coco, "val"), nuswide=(small_nuswide, "val"))
+NOTE, SETS = "VOCdevkit/VOC2007/Annotations/000005.xml", "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"
+JSON, LABELS, NAMES = "coco/annotations/instances_val2014.json", "nuswide/formatted_val_labels.npy", "nuswide/formatted_val_images.npy"
+
+
+@pytest.mark.parametrize("name, file, harm, words", [
+    ("voc07", NOTE, cut, "not a VOC annotation"),
+    ("voc07", NOTE, empty, "not a VOC annotation"),
+    ("voc07", NOTE, lose, "is missing"),
+    ("voc07", NOTE, swap("dog", "unicorn"), "unicorn"),
+    ("voc07", NOTE, swap("<ymax>40", "<ymax>forty"), "forty"),
+    ("voc07", NOTE, swap("<annotation>", "<!DOCTYPE annotation><annotation>"), "not a VOC annotation"),
+    ("voc07", NOTE, swap("<width>50", "<width>0"), "not a VOC annotation"),
+    ("voc07", NOTE, swap("<width>50", "<width>nan"), "not a VOC annotation"),
+    ("voc07", NOTE, swap("<ymax>40", "<ymax>inf"), "ymax inf"),
+    ("voc07", NOTE, swap("<ymax>20", "<ymax>5"), "ends before it begins"),
+    ("voc07", SETS, lose, "has the splits val"),
+    ("voc07", SETS, empty, "lists no photograph"),
+    ("voc07", SETS, lambda p: p.write_bytes(b"\xff\xfe\0"), "not a list of photographs"),
+    ("voc07", SETS, lambda p: p.write_text("../../secret\n"), "outside"),
+    ("voc07", "VOCdevkit/VOC2007", lose, "is missing"),
+    ("coco14", JSON, cut, "not valid JSON"),
+    ("coco14", JSON, empty, "not valid JSON"),
+    ("coco14", JSON, lose, "is missing"),
+    ("coco14", JSON, lambda p: (p.unlink(), p.mkdir()), "not valid JSON"),
+    ("coco14", JSON, lambda p: p.write_text("["*100_000), "not valid JSON"),
+    ("coco14", JSON, lambda p: p.write_text("[]"), "not COCO's instances file"),
+    ("coco14", JSON, swap('"width": 40', '"width": 0'), "not COCO's instances file"),
+    ("coco14", JSON, swap('"file_name": "COCO', '"file_name": "/etc/COCO'), "outside"),
+    ("coco14", JSON, swap('"file_name": "COCO', '"file_name": "a/../../COCO'), "outside"),
+    ("coco14", JSON, swap('"categories"', '"kinds"'), "categories"),
+    ("coco14", JSON, swap('"toothbrush"', '"brush"'), "categories"),
+    ("coco14", JSON, swap('"category_id": 90', '"category_id": 91'), "91"),
+    ("nuswide", LABELS, cut, "not a plain NumPy array"),
+    ("nuswide", LABELS, empty, "not a plain NumPy array"),
+    ("nuswide", LABELS, lose, "is missing"),
+    ("nuswide", LABELS, array(np.array([{}])), "not a plain NumPy array"),
+    ("nuswide", LABELS, array(np.zeros((3, 80))), "of shape (3, 80)"),
+    ("nuswide", LABELS, array(np.zeros((2, 81))), "of shape (2, 81)"),
+    ("nuswide", LABELS, array(np.zeros(81)), "of shape (81,)"),
+    ("nuswide", LABELS, array(np.full((3, 81), "1")), "not a plain NumPy array"),
+    ("nuswide", LABELS, lambda p: p.write_bytes(b"PK\3\4 and no more"), "not a plain NumPy array"),
+    ("nuswide", NAMES, array(np.array("x")), "not a plain NumPy array"),
+    ("nuswide", NAMES, array(np.array(["a.jpg", "../b.jpg", "c.jpg"])), "outside"),
+    ("nuswide", NAMES, cut, "not a plain NumPy array"),
+    ("nuswide", NAMES, lose, "is missing")])
+def test_what_is_broken_is_named_in_one_line(tmp_path, name, file, harm, words):
+    write, split = SMALL[name]
+    write(tmp_path)
+    harm(tmp_path/file)
+    with pytest.raises(CCDError) as e: read_benchmark(name, tmp_path, split)
+    named = (tmp_path/file).parent if words.startswith("of shape") else tmp_path/file  # either of two arrays may be the wrong one
+    assert str(named) in str(e.value) and words in str(e.value) and "\n" not in str(e.value)
+
+
+def link(name, target):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
+@pytest.mark.parametrize("members", [
+    [tarfile.TarInfo("../x")], [link("out", ".."), tarfile.TarInfo("out/x")], [link("out", "/etc")], "zip"])
+def test_an_archive_cannot_leave_its_folder(tmp_path, monkeypatch, members):
+    mirror, file = tmp_path/"mirror", tmp_path/"mirror"/"VOCtrainval.tar"
+    mirror.mkdir()
+    if members == "zip":
+        with zipfile.ZipFile(file, "w") as archive: archive.writestr("../x", "x")
+    else:
+        with tarfile.open(file, "w") as archive:
+            for m in members: archive.addfile(m)
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(BENCHMARKS, "voc12", replace(BENCHMARKS["voc12"], servers=(), archives=((file.name, md5),)))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CCDError) as e: fetch_benchmark("voc12", tmp_path/"in"/"got", mirror.as_uri())
+    assert "not a sound archive" in str(e.value) and file.name in str(e.value) and "\n" not in str(e.value)
+    new = [p for p in sorted(tmp_path.rglob("*")) if p not in before]
+    assert all((tmp_path/"in"/"got") in (p, *p.parents) or p == tmp_path/"in" for p in new)
+
+
+@pytest.mark.parametrize("name, folder", [
+    ("voc07", "VOCdevkit/VOC2007"), ("voc12", "VOCdevkit/VOC2012"), ("coco14", "coco"), ("nuswide", "nuswide")])
+def test_a_missing_folder_is_named(tmp_path, name, folder):
+    with pytest.raises(CCDError) as e: read_benchmark(name, tmp_path, "val")
+    assert str(tmp_path/folder) in str(e.value) and "is missing" in str(e.value) and "\n" not in str(e.value)
 
 
 def rows(name):
+    if not LISTS.is_dir(): pytest.skip("no data folder beside the project")
     return [(line.split()[0], [int(c) for c in line.split()[1:]]) for line in open(LISTS/f"{name}.txt")]
 
 
@@ -23,38 +268,33 @@ def matrix(listed, classes):
     return truth
 
 
-@pytest.mark.parametrize("file, name, split, year", [("voc07train", "voc07", "trainval", 2007), ("voc07val", "voc07", "test", 2007), ("voc12train", "voc12", "train", 2012), ("voc12val", "voc12", "val", 2012)])
-def test_voc(tmp_path, file, name, split, year):
+VOC_LISTS = [("voc07train", "voc07", "trainval", 2007), ("voc07val", "voc07", "test", 2007),
+             ("voc12train", "voc12", "train", 2012), ("voc12val", "voc12", "val", 2012)]
+
+
+@pytest.mark.parametrize("file, name, split, year", VOC_LISTS)
+def test_published_voc(tmp_path, file, name, split, year):
     listed = rows(file)
-    assert len(listed) == PUBLISHED[name][split]
+    assert len(listed) == BENCHMARKS[name].published[split]
     listed = listed[::25]
-    base = tmp_path/"VOCdevkit"/f"VOC{year}"
-    for d in ("Annotations", "ImageSets/Main"): (base/d).mkdir(parents=True)
-    (base/"ImageSets"/"Main"/f"{split}.txt").write_text("".join(f"{i}\n" for i, _ in listed))
-    one = "<object><name>{}</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
-    for i, present in listed: (base/"Annotations"/f"{i}.xml").write_text("<annotation><size><width>10</width><height>10</height></size>" + "".join(one.format(VOC20[c].replace(" ", "")) for c in present) + "</annotation>")
+    write_voc(tmp_path, year, split, {i: ((10, 10), [(VOC20[c], (1, 1, 9, 9), False) for c in present]) for i, present in listed})
     b = read_benchmark(name, tmp_path, split)
     assert b.photos.names == [f"{i}.jpg" for i, _ in listed] and np.array_equal(b.truth, matrix(listed, VOC20))
 
 
-def test_coco(tmp_path):
+def test_published_coco(tmp_path):
     listed = sorted(rows("cocoval"), key=lambda r: int(r[0][-12:]))
-    assert len(listed) == PUBLISHED["coco14"]["val"]
-    notes = tmp_path/"coco"/"annotations"; notes.mkdir(parents=True)
-    (notes/"instances_val2014.json").write_text(json.dumps(dict(
-        categories=[dict(id=n, name=c) for n, c in zip(NUMBERS, COCO80)][::-1],
-        images=[dict(id=int(i[-12:]), file_name=f"{i}.jpg", width=10, height=10) for i, _ in listed[::-1]] + [dict(id=10**9, file_name="no annotation.jpg", width=10, height=10)],
-        annotations=[dict(image_id=int(i[-12:]), category_id=NUMBERS[c], bbox=[0, 0, 5, 5], iscrowd=0) for i, present in listed for c in present])))
+    assert len(listed) == BENCHMARKS["coco14"].published["val"]
+    scenes = {f"{i}.jpg": ((10, 10), [(COCO80[c], (0, 0, 5, 5), False) for c in present]) for i, present in listed[::-1]}
+    write_coco(tmp_path, "val", scenes | {f"COCO_val2014_{10**9:012}.jpg": ((10, 10), [])})
     b = read_benchmark("coco14", tmp_path, "val")
     assert b.photos.names == [f"{i}.jpg" for i, _ in listed] and np.array_equal(b.truth, matrix(listed, COCO80))
 
 
-def test_nuswide(tmp_path):
+def test_published_nuswide(tmp_path):
+    listed = rows("nuswide_val_first2000")
     assert NUS81 == (LISTS/"nuswide_concepts81.txt").read_text().split()
-    listed, base = rows("nuswide_val_first2000"), tmp_path/"nuswide"
-    base.mkdir()
-    np.save(base/"formatted_val_images.npy", np.array([f"{i}.jpg" for i, _ in listed]))
-    np.save(base/"formatted_val_labels.npy", matrix(listed, NUS81).astype(float))
+    write_nuswide(tmp_path, "val", [f"{i}.jpg" for i, _ in listed], matrix(listed, NUS81))
     b = read_benchmark("nuswide", tmp_path, "val")
     assert b.photos.names[0] == "restaurant/0346_1766455331.jpg" and np.array_equal(b.truth, matrix(listed, NUS81))
     assert {NUS81[c] for c in b.truth.sum(0).argsort()[-3:]} == {"sky", "clouds", "person"}, "the order of columns that makes sense"

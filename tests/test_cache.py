@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ccd.cache import Cache, cache_contents, cached_views, content, open_cache, prune_cache, view_keys
+from ccd.cache import BOX, Cache, cache_contents, content, open_cache, prune_cache, view_keys
 from ccd.core import CCDError
 from ccd.data import Views, list_photos
+from ccd.scorer import cached_views
 from conftest import ROOT
-
 
 class Projection:
     "A teacher of a random projection that counts what it is shown."
@@ -45,33 +45,53 @@ def few(tmp_path):
 @pytest.fixture
 def views():
     g = torch.Generator().manual_seed(0)
-    return Views(torch.arange(5).repeat_interleave(3), torch.cat([torch.rand(15, 2, generator=g)*.4, .6 + torch.rand(15, 2, generator=g)*.4], 1))
+    start = torch.rand(15, 2, generator=g)*.4
+    end = .6 + torch.rand(15, 2, generator=g)*.4
+    return Views(torch.arange(5).repeat_interleave(3), torch.cat([start, end], 1))
 
 
 @pytest.fixture
 def cache(tmp_path): return Cache(tmp_path/"cache")
 
 
-# A process that adds shards of 2,000 rows whose embedding is the number of the shard, forks once per way to die, and prints how each child ended.
+# A process that adds shards of 2,000 rows whose embedding is the number of the shard, forks once per way to die,
+# and prints how each child ended.
 WRITERS = '''
-import os, signal, sys, time
+import os
+import signal
+import sys
+import time
 from pathlib import Path
+
 import numpy as np
+
 from ccd.cache import Cache
 
 class T: name, fingerprint, size = "t", "b"*64, 8
-cache, die, whole = Cache(sys.argv[1]), lambda: os.kill(os.getpid(), signal.SIGKILL), Path.write_bytes
 
-def add(who, k): # row r of shard k of writer `who`
-    box = np.zeros((2000, 4), np.float32); box[:, 0] = np.arange(2000)/2000; box[:, 1] = k
+cache, whole, rename = Cache(sys.argv[1]), Path.write_bytes, os.replace
+
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+
+def add(who, k):
+    "Row r of shard k of writer `who`."
+    box = np.zeros((2000, 4), np.float32)
+    box[:, 0] = np.arange(2000)/2000
+    box[:, 1] = k
     cache.add(T, 'squash', np.full(2000, f"{who:032x}", dtype="S32"), box, np.full((2000, 64), who + k/16, np.float16))
 
+def half_written(path, data):
+    whole(path, bytes(data)[:len(data)//2])
+    die()
+
+def just_renamed(*a):
+    rename(*a)
+    die()
+
 def child(who):
-    if who == 0: Path.write_bytes = lambda p, data: (whole(p, bytes(data)[:len(data)//2]), die())  # half of the bytes written
-    if who == 1: os.replace = lambda *a: die()                                                     # all written, not yet renamed
-    if who == 2:
-        rename = os.replace
-        os.replace = lambda *a: (rename(*a), die())                                                # just renamed
+    if who == 0: Path.write_bytes = half_written
+    if who == 1: os.replace = lambda *a: die()  # all written, not yet renamed
+    if who == 2: os.replace = just_renamed
     for k in range(3 if who > 5 else 10**6): add(who, k % 1000)
 
 pids = []
@@ -81,7 +101,9 @@ for who in range(8):
         try: child(who)
         finally: os._exit(0)
     pids.append(pid)
-for who in (3, 4, 5): time.sleep(.07*who); os.kill(pids[who], signal.SIGKILL)                      # wherever they are
+for who in (3, 4, 5):
+    time.sleep(.07*who)
+    os.kill(pids[who], signal.SIGKILL)  # wherever they are
 print([os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in pids])
 '''
 
@@ -97,8 +119,9 @@ def test_killed_and_simultaneous_writers_leave_only_whole_shards(tmp_path, capsy
         t = cache.read(path).read()
         who, k = {int(i, 16) for i in t["image"].to_pylist()}, set(t["y0"].to_pylist())
         assert len(t) == 2000 and len(who) == len(k) == 1
-        writers.setdefault(who := who.pop(), set()).add(k := k.pop())
-        keys.append(view_keys(t["image"].to_numpy().astype("S32"), np.stack([t[c].to_numpy() for c in ("x0", "y0", "x1", "y1")], 1)))
+        who, k = who.pop(), k.pop()
+        writers.setdefault(who, set()).add(k)
+        keys.append(view_keys(t["image"].to_numpy().astype("S32"), np.stack([t[c].to_numpy() for c in BOX], 1)))
         want.append(np.full(2000, who + k/16, np.float16))
     keys, first = np.unique(np.concatenate(keys), return_index=True)
     known, e = cache.find(T, 'squash', keys)
@@ -122,18 +145,17 @@ def test_first_run_second_run_and_no_cache_agree_to_the_bit(few, views, cache):
     assert first.dtype == torch.float32 and torch.allclose(first.norm(dim=-1), torch.ones(15), atol=1e-6)
 
 
-@pytest.mark.parametrize("change", ["bytes", "box", "size", "weights", "precision", "mode"])
-def test_nothing_stale_is_returned(few, views, cache, change):
+@pytest.mark.parametrize("change, shown", [("bytes", 3), ("box", 1), ("size", 15), ("weights", 15), ("precision", 15), ("mode", 15)])
+def test_nothing_stale_is_returned(few, views, cache, change, shown):
     cached_views(Projection(), few, views, cache)
-    t, shown, mode = Projection(), 15, "squash"
+    t = dict(size=Projection(size=9), weights=Projection("c"*64, seed=1)).get(change, Projection())
     if change == "bytes":
-        stat = os.stat(few.root/"2.png"); noise(few.root/"2.png", 77); shown = 3
+        stat = os.stat(few.root/"2.png")
+        noise(few.root/"2.png", 77)
         os.utime(few.root/"2.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # a date says nothing
-    elif change == "box": views.box[4, 0] = torch.nextafter(views.box[4, 0], torch.tensor(1.)); shown = 1
-    elif change == "size": t = Projection(size=9)
-    elif change == "weights": t = Projection("c"*64, seed=1)
-    elif change == "precision": t.precision = "fp32"
-    elif change == "mode": mode = "crop"
+    if change == "box": views.box[4, 0] = torch.nextafter(views.box[4, 0], torch.tensor(1.))
+    if change == "precision": t.precision = "fp32"
+    mode = "crop" if change == "mode" else "squash"
     got = cached_views(t, few, views, cache, mode=mode)
     assert sum(t.shown) == shown
     assert torch.equal(got, cached_views(t, few, views, mode=mode))
@@ -160,8 +182,15 @@ def test_what_was_embedded_before_a_failure_is_kept(few, views, cache):
     assert sum(r["rows"] for r in cache_contents(cache)) == sum(t.shown) == 12
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: b[:200] + bytes([b[200] ^ 1]) + b[201:], lambda b: b + b" "],
-                         ids=["cut short", "empty", "one bit", "longer"])
+DAMAGE = {
+    "cut short": lambda b: b[:-100],
+    "empty": lambda b: b"",
+    "one bit": lambda b: b[:200] + bytes([b[200] ^ 1]) + b[201:],
+    "longer": lambda b: b + b" ",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_shard_is_said_once_and_its_views_are_embedded_again(few, views, cache, capsys, damage):
     first = cached_views(Projection(), few, views, cache)
     shard, = cache.shards()
@@ -174,7 +203,8 @@ def test_a_damaged_shard_is_said_once_and_its_views_are_embedded_again(few, view
 
 def test_other_files_in_the_folder_are_left_alone(few, views, cache):
     cached_views(Projection(), few, views, cache)
-    mine = cache.folder/("a"*64)/"labels.parquet"; mine.write_text("mine")
+    mine = cache.folder/("a"*64)/"labels.parquet"
+    mine.write_text("mine")
     assert cache_contents(cache)[0]["rows"] == 15
     prune_cache(cache)
     assert mine.read_text() == "mine" and cache.shards() == []
@@ -219,8 +249,15 @@ def test_another_class_list_costs_no_look_at_the_photographs(ccd, photos, tmp_pa
     for p in sorted(photos.iterdir())[:6]: shutil.copy(p, folder)
     (folder/"text.jpg").write_text("not an image")
     embed = OfflineTeacher.embed_pixels
-    monkeypatch.setattr(OfflineTeacher, "embed_pixels", lambda self, x: (shown.append(len(x)), embed(self, x))[1])
-    run = lambda classes, name, *more: ccd("label", folder, "--classes", classes, "--out", tmp_path/name, "--cache", tmp_path/"cache", "--grid", *more)
+
+    def counted(self, x):
+        shown.append(len(x))
+        return embed(self, x)
+
+    def run(classes, name, *more):
+        return ccd("label", folder, "--classes", classes, "--out", tmp_path/name, "--cache", tmp_path/"cache", "--grid", *more)
+
+    monkeypatch.setattr(OfflineTeacher, "embed_pixels", counted)
     code, out, err = run("star, heart", "a.parquet")
     assert code == 0 and out.startswith("6 photographs") and len(err) == 1 and "text.jpg" in err[0]
     assert sum(shown) == 6 + 54

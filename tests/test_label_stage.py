@@ -4,16 +4,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings as hyp, strategies as st
+from hypothesis import given
+from hypothesis import settings as hyp
+from hypothesis import strategies as st
 from scipy import ndimage
 
-from ccd.bias import MIN_VOTES, calibrate, debias, estimate_bias, estimate_calibration
+from ccd.bias import MIN_VOTES, calibrate, debias, entropy, estimate_bias, estimate_calibration
 from ccd.cam import around_peak, cam_boxes, normalise
-from ccd.core import PRESETS, settings
 from ccd.data import Views, read_views, view_batches
-from ccd.distill import Labeller
-from ccd.labels import class_probabilities, entropy, kept_maximum, local_maximum, smooth, supported, sureness, update
-from ccd.training import first_gradient_minimum, pseudo_map
+from ccd.pseudo_labels import confidence, label_rule, max_over_views, smooth, update
+from ccd.scorer import class_probabilities
+from ccd.settings import PRESETS, LabelSettings, settings
+from ccd.training import first_gradient_minimum, pseudo_mean_ap
 from ccd.views import grid_views, propose
 
 seeds = st.integers(0, 10_000)
@@ -21,27 +23,27 @@ seeds = st.integers(0, 10_000)
 
 @given(seeds)
 @hyp(max_examples=30, deadline=None)
-def test_local_maximum_is_the_maximum_over_the_views_of_each_image(seed):
+def test_max_over_views_is_the_maximum_over_the_views_of_each_image(seed):
     g = torch.Generator().manual_seed(seed)
     image = torch.cat([torch.full((int(torch.randint(1, 5, (1,), generator=g)),), i) for i in range(6)])
     p = torch.rand(len(image), 3, generator=g)
-    assert torch.equal(local_maximum(p, image, 6), torch.stack([p[image == i].max(0).values for i in range(6)]))
+    assert torch.equal(max_over_views(p, image, 6), torch.stack([p[image == i].max(0).values for i in range(6)]))
 
 
 def test_an_image_without_a_view_has_seen_nothing():
     p = torch.rand(2, 3)
-    assert torch.equal(local_maximum(p, torch.tensor([0, 0]), 2), torch.stack([p.max(0).values, torch.zeros(3)]))
+    assert torch.equal(max_over_views(p, torch.tensor([0, 0]), 2), torch.stack([p.max(0).values, torch.zeros(3)]))
 
 
 @given(seeds, st.floats(.3, 2.5))
 @hyp(max_examples=30, deadline=None)
 def test_bias_is_the_mean_top1_probability_of_low_entropy_images(seed, limit):
     p = torch.softmax(4*torch.randn(200, 5, generator=torch.Generator().manual_seed(seed)), -1)
-    b, low = estimate_bias(p, limit), []
+    b = estimate_bias(p, limit)
     for c in range(5):
         wins = [row.max().item() for row in p if -sum(v*math.log(v) for v in row.tolist() if v > 0) <= limit and row.argmax() == c]
         assert abs(len(wins) - b.votes[c]) <= 1  # an image at the limit itself may fall on either side
-        if len(wins) >= MIN_VOTES and len(wins) == b.votes[c]: low.append(sum(wins)/len(wins)); assert abs(b.value[c] - low[-1]) < 1e-5
+        if len(wins) >= MIN_VOTES and len(wins) == b.votes[c]: assert abs(b.value[c] - sum(wins)/len(wins)) < 1e-5
     assert torch.isfinite(b.value).all() and (b.value > 0).all()
     assert torch.all((debias(p, b.value, 1e-3) >= 1e-3) & (debias(p, b.value, 1e-3) <= 1))
 
@@ -63,8 +65,12 @@ def test_calibration_is_half_entropy_and_undoes_class_offsets_and_temperature(se
     if other.min() > 1e-30: assert torch.allclose(calibrate(other, estimate_calibration(other)).float(), q, atol=1e-3)
 
 
-@pytest.mark.parametrize("p", [torch.ones(5, 1), torch.tensor([[.7, .2, .1]]), torch.full((4, 3), 1/3), torch.tensor([[1., 0., 0.], [0., 1., 0.], [1., 0., 0.]]),
-                               torch.tensor([[.9, .1, 0.]]*30)], ids=["one class", "one image", "uniform", "hard zeros", "a class without votes"])
+EDGES = {
+    "one class": torch.ones(5, 1), "one image": torch.tensor([[.7, .2, .1]]), "uniform": torch.full((4, 3), 1/3),
+    "hard zeros": torch.tensor([[1., 0., 0.], [0., 1., 0.], [1., 0., 0.]]), "a class without votes": torch.tensor([[.9, .1, 0.]]*30)}
+
+
+@pytest.mark.parametrize("p", EDGES.values(), ids=list(EDGES))
 def test_calibration_at_its_edges_is_never_nan(p):
     q = calibrate(p, estimate_calibration(p))
     assert torch.isfinite(q).all() and torch.allclose(q.sum(1), torch.ones(len(p)))
@@ -79,7 +85,8 @@ def test_smoothing_averages_the_nearest_and_follows_the_order_of_the_photographs
     a, b = (torch.rand(9, 4, generator=g) for _ in range(2))
     out = smooth(a, a, b, neighbours=k)
     x = np.concatenate([(np.log(s) - np.log(s).mean(1, keepdims=True)) for s in (a.numpy(), b.numpy())], 1)
-    x -= x.mean(0); x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x -= x.mean(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
     for i, row in enumerate(x):
         near = [j for j in np.argsort(-x @ row) if j != i][:k]
         assert np.allclose(out[i], (a[i] + a[near].mean(0))/2, atol=1e-5)
@@ -87,64 +94,41 @@ def test_smoothing_averages_the_nearest_and_follows_the_order_of_the_photographs
     assert torch.allclose(smooth(a[order], a[order], b[order], neighbours=k), out[order], atol=1e-6)
 
 
+def scores(n, seed): return torch.randn(n, 3, generator=torch.Generator().manual_seed(seed)).mul(4).softmax(-1)
+
+
 def test_the_label_settings_reach_the_labels():
-    class Teacher:
-        def embed_text(self, prompts): return torch.eye(len(prompts))
-    p = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).mul(4).softmax(-1)
-    views = Views(torch.arange(40), torch.zeros(40, 4))
-    made = {}
+    p, image, made = scores(40, 0), torch.arange(40), {}
     for on in (False, True):
-        label = Labeller(Teacher(), ["a", "b", "c"], settings("cpu", labels__calibrate=on, labels__neighbours=3*on, labels__debias=False, labels__floor=0))
-        initial, _ = label.initial(p)
-        local = label.local(p.flip(0), views, 40)
-        made[on] = initial, local, label.final(initial, local)
-    assert torch.equal(made[False][0], p) and torch.equal(made[False][1], p.flip(0)) and torch.equal(made[False][2], update(p, p.flip(0), .4))
+        rule = label_rule(p, LabelSettings(calibrate=on, neighbours=3*on, debias=False, floor=0))
+        initial, local = rule.initial(p), rule.local(p.flip(0), image, 40)
+        made[on] = initial, local, rule.final(initial, local)
+    plain = update(p, p.flip(0), .4)
+    assert torch.equal(made[False][0], p) and torch.equal(made[False][1], p.flip(0)) and torch.equal(made[False][2], plain)
     c = estimate_calibration(p)
     initial, local, final = made[True]
     assert torch.equal(initial, calibrate(p, c)) and torch.equal(local, calibrate(p.flip(0), c))
-    assert torch.equal(final, smooth(update(initial, local, .4), initial, local, neighbours=3)) and not torch.allclose(final, update(initial, local, .4))
+    mixed = update(initial, local, .4)
+    assert torch.equal(final, smooth(mixed, initial, local, neighbours=3)) and not torch.allclose(final, mixed)
 
 
-@given(seeds, st.floats(0, 1, allow_subnormal=False))
-@hyp(max_examples=30, deadline=None)
-def test_only_views_that_show_their_proposer_count(seed, low):
-    g = torch.Generator().manual_seed(seed)
-    image, proposer, label, whole = torch.arange(6).repeat_interleave(3), torch.randint(4, (18,), generator=g), torch.rand(18, 4, generator=g), torch.rand(6, 4, generator=g)
-    label[image < 2] *= low  # some images may lose every view
-    want = []
-    for i in range(6):
-        rows = [label[v] for v in range(18) if image[v] == i and label[v, proposer[v]] >= .5]
-        want.append(torch.stack(rows).max(0).values if rows else whole[i])
-    assert torch.equal(kept_maximum(label, image, supported(label, proposer), whole), torch.stack(want))
+def test_weighing_is_off_by_default_and_reaches_the_labels():
+    p, seen, image = scores(40, 0), scores(80, 1), torch.arange(40).repeat_interleave(2)
+    plain, weigh = (label_rule(p, LabelSettings(weigh=w)) for w in (False, True))
+    assert torch.equal(plain.local(seen, image, 40), max_over_views(plain.of(seen), image, 40))
+    assert torch.equal(plain.initial(p), debias(p, plain.bias.value, plain.s.floor))
+    assert torch.equal(weigh.initial(p), plain.initial(p)*confidence(p)[:, None])
+    assert torch.equal(weigh.local(seen, image, 40), max_over_views(plain.of(seen)*confidence(seen)[:, None], image, 40))
+    assert not any(settings(k).labels.weigh for k in PRESETS)
 
 
-def test_the_two_remedies_are_off_by_default_and_reach_the_labels():
-    class Teacher:
-        def embed_text(self, prompts): return torch.eye(len(prompts))
-    g = torch.Generator().manual_seed(0)
-    p, seen = (torch.randn(n, 3, generator=g).mul(4).softmax(-1) for n in (40, 80))
-    views = Views(torch.arange(40).repeat_interleave(2), torch.zeros(80, 4), torch.randint(3, (80,), generator=g))
-    def made(**kw):
-        label = Labeller(Teacher(), ["a", "b", "c"], settings("cpu", **kw))
-        return label.initial(p)[0], label.local(seen, views, 40), label
-    initial, local, label = made()
-    assert torch.equal(local, local_maximum(label.of(seen), views.image, 40)) and torch.equal(initial, debias(p, label.bias.value, label.s.labels.floor))
-    weighed, parts, _ = made(labels__weigh=True)
-    assert torch.equal(weighed, initial*sureness(p)[:, None]) and torch.equal(parts, local_maximum(label.of(seen)*sureness(seen)[:, None], views.image, 40))
-    same, asked, _ = made(views__support=True)
-    assert torch.equal(same, initial) and torch.equal(asked, kept_maximum(label.of(seen), views.image, supported(label.of(seen), views.label), initial)) and not torch.equal(asked, local)
-    views.label = None  # a grid was proposed by nobody
-    assert torch.equal(made(views__support=True)[1], local)
-    assert not any(settings(k).labels.weigh or settings(k).views.support for k in PRESETS)
+def test_a_rule_is_frozen():
+    rule = label_rule(scores(40, 0), LabelSettings())
+    with pytest.raises(AttributeError): rule.bias = None
 
 
-def test_when_no_view_is_supported_every_image_keeps_its_whole_label():
-    whole = torch.rand(3, 2)
-    assert torch.equal(kept_maximum(torch.zeros(3, 2), torch.arange(3), torch.zeros(3, dtype=torch.bool), whole), whole)
-
-
-@pytest.mark.parametrize("p", [torch.ones(5, 1), torch.full((4, 3), 1/3), torch.zeros(2, 3), torch.tensor([[1., 0., 0.]])], ids=["one class", "uniform", "a sigmoid's nothing", "hard zeros"])
-def test_sureness_at_its_edges_is_a_weight(p): assert ((sureness(p) >= 0) & (sureness(p) <= 1)).all()
+@pytest.mark.parametrize("p", [*EDGES.values(), torch.zeros(2, 3)], ids=[*EDGES, "a sigmoid's nothing"])
+def test_confidence_at_its_edges_is_a_weight(p): assert ((confidence(p) >= 0) & (confidence(p) <= 1)).all()
 
 
 def test_wrong_temperature_gives_uniform_labels():
@@ -156,7 +140,8 @@ def test_wrong_temperature_gives_uniform_labels():
 
 
 def blob(y0, y1, x0, x1):
-    m = torch.zeros(16, 16); m[y0:y1, x0:x1] = 1
+    m = torch.zeros(16, 16)
+    m[y0:y1, x0:x1] = 1
     return m
 
 
@@ -209,7 +194,7 @@ def test_stop_rule_never_fires_early_or_on_falling_gains(curve):
 
 def test_pseudo_map_skips_classes_without_a_pseudo_positive():
     label = torch.tensor([[.9, .1], [.2, .3]])
-    assert pseudo_map(label, label) == 100 and pseudo_map(label*0, label) == 0
+    assert pseudo_mean_ap(label, label) == 100 and pseudo_mean_ap(label*0, label) == 0
 
 
 def test_batches_are_full_whatever_the_views_per_photograph(photos):

@@ -8,8 +8,8 @@ import torch
 from ccd.benchmarks import read_voc
 from ccd.bias import calibrate, debias, estimate_bias, estimate_calibration
 from ccd.classes import VOC20
-from ccd.labels import smooth, update
 from ccd.metrics import average_precision, mean_ap
+from ccd.pseudo_labels import smooth, update
 from conftest import ROOT
 
 DATA = ROOT.parent/"shared"/"data"

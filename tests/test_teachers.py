@@ -1,4 +1,4 @@
-"Genuine open_clip architectures with random weights: our embeddings are open_clip's own, and at other input sizes those of a plainly written reference."
+"Genuine open_clip architectures with random weights: open_clip's own embeddings, and at other input sizes those of a plain reference."
 import copy
 import json
 import math
@@ -8,13 +8,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ccd.core import CCDError, settings
-from ccd.data import list_photos
-from ccd.teacher import OpenClipTeacher, embed_classes, embed_views, region_features, resize_positions, resize_tower
+from ccd.classes import read_classes
+from ccd.clip import OpenClipTeacher, resize_positions, resize_tower
+from ccd.core import CCDError
+from ccd.data import list_photos, read_views
+from ccd.scorer import Scorer
+from ccd.settings import settings
+from ccd.teacher import embed_classes, embed_views, region_features
 
 TEXT = dict(context_length=77, vocab_size=49408, width=32, heads=2, layers=1)
-# Real image towers; text towers are cut to a layer. RN50x64 keeps its width, its 4096-wide attention pool and its 14×14 grid, but has one block
-# a stage in place of 3, 15, 36, 10: its keys and shapes are checked at full depth on the meta device below.
+# Real image towers; text towers are cut to a layer. RN50x64 keeps its width, its 4096-wide attention pool and its 14×14 grid, but has one
+# block a stage in place of 3, 15, 36, 10: its keys and shapes are checked at full depth on the meta device below.
 CUT = {"RN50x64": dict(layers=[1, 1, 1, 1])}
 
 
@@ -29,7 +33,7 @@ def save_real(name, folder):
     model = make(**cfg).eval()
     for k, w in model.visual.named_parameters():  # open_clip starts some weights at zero, which would hide mistakes
         if k.endswith("bn3.weight"): torch.nn.init.normal_(w, .5, .1)
-    if name.startswith("RN"):  # positions as large as the features, and attention that is not all on one of them, so that a wrong position shows
+    if name.startswith("RN"):  # positions as large as the features, and attention not all on one of them: a wrong position shows
         v, x = model.visual, torch.rand(1, 3, 64, 64)
         with torch.no_grad(): size = v.layer4(v.layer3(v.layer2(v.layer1(v.stem(x))))).std()
         v.attnpool.positional_embedding.data.normal_(0, size)
@@ -59,7 +63,10 @@ def unit(x): return x/x.norm(dim=-1, keepdim=True)
 # --- the reference: plain loops, written from the definitions
 
 
-def cubic(d): d = abs(d); return 1.5*d**3 - 2.5*d**2 + 1 if d <= 1 else -.5*d**3 + 2.5*d**2 - 4*d + 2 if d < 2 else 0.
+def cubic(d):
+    d = abs(d)
+    if d <= 1: return 1.5*d**3 - 2.5*d**2 + 1
+    return -.5*d**3 + 2.5*d**2 - 4*d + 2 if d < 2 else 0.
 
 
 def interpolate(old, new):
@@ -118,13 +125,15 @@ def siglip(visual, x):
     p, g = 16, math.isqrt(t.pos_embed.shape[1])
     patches = torch.nn.functional.conv2d(x, t.patch_embed.proj.weight, t.patch_embed.proj.bias, stride=p)
     h, w = patches.shape[2:]
-    pos = torch.einsum("ai,bj,ijd->abd", interpolate(g, h), interpolate(g, w), t.pos_embed[0].double().view(g, g, -1)).reshape(h*w, -1).float()
-    y = patches.flatten(2).transpose(1, 2) + pos
+    pos = torch.einsum("ai,bj,ijd->abd", interpolate(g, h), interpolate(g, w), t.pos_embed[0].double().view(g, g, -1))
+    y = patches.flatten(2).transpose(1, 2) + pos.reshape(h*w, -1).float()
     for block in t.blocks: y = block(y)
     return unit(t.forward_head(t.norm(y)))
 
 
-def reference(name, visual, x): return (resnet if name.startswith("RN") else siglip if "SigLIP" in name else transformer)(visual, x)
+def reference(name, visual, x):
+    if name.startswith("RN"): return resnet(visual, x)
+    return siglip(visual, x) if "SigLIP" in name else transformer(visual, x)
 
 
 def shapes(name, native):  # the third is a crop that keeps its aspect
@@ -172,7 +181,8 @@ def test_a_view_cut_from_the_feature_map(real, photos):
     got, want = teacher.embed_rois(x, whole, torch.tensor([0])), teacher.embed_pixels(x)
     del teacher.split
     assert (got*want).sum() > .99
-    assert teacher.embed_rois(pixels(size, size + 64), torch.tensor([[0., 0., .5, 1.], [.1, .2, .9, .4]]), torch.tensor([0, 0])).shape == got.expand(2, -1).shape
+    two = teacher.embed_rois(pixels(size, size + 64), torch.tensor([[0., 0., .5, 1.], [.1, .2, .9, .4]]), torch.tensor([0, 0]))
+    assert two.shape == (2, got.shape[1])
 
 
 # --- every other name: keys, shapes and grids on the meta device
@@ -190,7 +200,10 @@ def test_towers_of_any_shape_share_their_weights(name):
         assert tower(torch.zeros(1, 3, h, w, device="meta")).shape == (1, cfg["embed_dim"])
 
 
-@pytest.mark.parametrize("name", ["ViT-L-14", "ViT-B-16-SigLIP2", "ViT-B-16-SigLIP-384", "ViT-L-14-CLIPA", "coca_ViT-B-32", "convnext_base_w", "EVA02-B-16"])
+OTHERS = ["ViT-L-14", "ViT-B-16-SigLIP2", "ViT-B-16-SigLIP-384", "ViT-L-14-CLIPA", "coca_ViT-B-32", "convnext_base_w", "EVA02-B-16"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_towers_of_transformers_and_convnext_take_any_shape(name):
     cfg = open_clip.get_model_config(name)
     if "timm_model_name" not in cfg["vision_cfg"]: cfg["vision_cfg"]["layers"] = 1
@@ -218,7 +231,8 @@ def test_a_fingerprint_knows_the_weights_and_nothing_else(tmp_path):
     cfg = dict(embed_dim=32, vision_cfg=dict(image_size=64, layers=[1, 1, 1, 1], width=8, head_width=32), text_cfg=TEXT)
 
     def save(folder, seed):
-        torch.manual_seed(seed); folder.mkdir()
+        torch.manual_seed(seed)
+        folder.mkdir()
         save_file(open_clip.CLIP(**cfg).state_dict(), folder/"open_clip_model.safetensors")
         (folder/"open_clip_config.json").write_text(json.dumps(dict(model_cfg=cfg, preprocess_cfg=dict(size=64))))
         return f"local-dir:{folder}"
@@ -228,24 +242,21 @@ def test_a_fingerprint_knows_the_weights_and_nothing_else(tmp_path):
 
 
 def test_sigmoid_is_refused_where_the_teacher_has_no_bias(clip_folder):
-    from ccd.distill import Labeller
-    teacher = OpenClipTeacher(f"local-dir:{clip_folder}")
-    with pytest.raises(CCDError, match="teacher.score sigmoid"): Labeller(teacher, ["dog", "cat"], settings("paper", teacher__score="sigmoid"))
+    teacher, s = OpenClipTeacher(f"local-dir:{clip_folder}"), settings("paper", teacher__score="sigmoid")
+    with pytest.raises(CCDError, match="teacher.score sigmoid"): Scorer(teacher, ["dog", "cat"], s)
 
 
 @torch.no_grad()
 def test_siglips_scores_are_its_own(real, photos):
     name, model, pre, teacher = real
     if "SigLIP" not in name: return
-    from ccd.data import read_views
-    from ccd.distill import Labeller
     p, classes = list_photos(photos).take(range(2)), ["dog", "cat", "person"]
     whole = torch.tensor([[0., 0., 1., 1.]])
     x = torch.stack([torch.from_numpy(read_views(p.open(i), whole, pre["size"])[0]).permute(2, 0, 1) for i in range(2)])
     tokens = open_clip.SimpleTokenizer()([f"a photo of the {c}" for c in classes])
     want = model.get_logits(normalised(x, pre), tokens)[0]
     for score, f in (("sigmoid", torch.sigmoid), ("softmax", lambda z: z.softmax(-1))):
-        got = Labeller(teacher, classes, settings("paper", teacher__score=score)).probabilities(p)
+        got = Scorer(teacher, classes, settings("paper", teacher__score=score)).probabilities(p)
         assert torch.allclose(got, f(want), rtol=1e-3, atol=1e-7)
 
 
@@ -257,7 +268,6 @@ def test_half_precision_changes_little(clip_folder, precision):
 
 
 def test_an_ensemble_is_the_normalised_mean_of_its_prompts(clip_folder):
-    from ccd.classes import read_classes
     teacher = OpenClipTeacher(f"local-dir:{clip_folder}")
     got = embed_classes(teacher, read_classes("dog, tvmonitor: tv monitor | television"), "a photo of the {} | a {}")
     for row, phrases in zip(got, (["dog"], ["tv monitor", "television"])):

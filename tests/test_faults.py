@@ -1,0 +1,116 @@
+"What broken files and numbers that mean nothing do: one line that names the cause, and nothing of them is kept."
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ccd.cache import Cache, cache_contents
+from ccd.core import CCDError, read_json
+from ccd.data import list_photos
+from ccd.scorer import cached_views
+from ccd.settings import StudentSettings, TrainSettings, settings
+from ccd.student import create_student, load_model, save_model
+from ccd.training import Trainer
+
+CLASSES = ["dog", "cat"]
+
+
+@pytest.fixture(scope="module")
+def student(): return create_student(StudentSettings("torchvision/resnet18", "random", 32), CLASSES)
+
+
+@pytest.fixture
+def few(tmp_path):
+    (tmp_path/"photos").mkdir()
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path/"photos"/f"{i}.png")
+    return list_photos(tmp_path/"photos")
+
+
+# --- the model folder
+
+@pytest.mark.parametrize("field, value", [
+    *(("size", v) for v in (0, -5, "64", None, 60000, 64.5, True)), *(("frozen", v) for v in (-1, "2", None)),
+    *(("classes", v) for v in ("dog", [1, 2], None, [], [["dog"]], ["dog", "Dog"], ["dog", ""], {"dog": 1})),
+    *(("boost", v) for v in (0, -1, math.nan, math.inf, "3")), ("format", 99), ("backbone", None), ("backbone", ""), ("more", 1)])
+def test_every_field_of_a_model_is_checked(student, tmp_path, field, value):
+    save_model(student, tmp_path)
+    config = read_json(tmp_path/"config.json")
+    (tmp_path/"config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(CCDError) as e: load_model(tmp_path)
+    assert str(tmp_path/"config.json") in str(e.value) and field in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("text", ["null", "7", "[1]", "", "{", "["*100_000, "\xff"])
+def test_a_config_that_is_no_object(student, tmp_path, text):
+    save_model(student, tmp_path)
+    (tmp_path/"config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CCDError, match="config.json"): load_model(tmp_path)
+
+
+def test_a_config_that_is_a_folder(student, tmp_path):
+    save_model(student, tmp_path)
+    (tmp_path/"config.json").unlink()
+    (tmp_path/"config.json").mkdir()
+    with pytest.raises(CCDError, match="cannot be read"): load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["threshold", "head.weight", "stages.0.bn1.running_var"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_of_a_model_are_finite(student, tmp_path, name, value):
+    save_model(student, tmp_path)
+    weights = load_file(tmp_path/"model.safetensors")
+    weights[name].flatten()[0] = value
+    save_file(weights, tmp_path/"model.safetensors")
+    with pytest.raises(CCDError, match=f"not finite .{name}"): load_model(tmp_path)
+
+
+# --- the teacher and its cache
+
+class Projection:
+    "A random projection; broken, it gives NaN for every second view."
+    name, fingerprint, size, stride, precision = "projection", "b"*64, 8, 8, "auto"
+
+    def __init__(self, broken): self.broken, self.w = broken, torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
+
+    def embed_pixels(self, x):
+        e = torch.nn.functional.normalize(x.flatten(1).float() @ self.w, dim=-1)
+        if self.broken: e[1::2] = math.nan
+        return e
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_broken_teacher_is_named_and_leaves_nothing_behind(few, tmp_path, cached):
+    cache = Cache(tmp_path/"cache", seconds=0) if cached else None
+    with pytest.raises(CCDError, match="teacher projection gives embeddings that are not finite"):
+        cached_views(Projection(True), few, cache=cache)
+    if cached: assert cache_contents(cache) == []
+    assert torch.isfinite(cached_views(Projection(False), few, cache=cache)).all()
+
+
+# --- training
+
+def trainer(student, few): return Trainer(student, few, TrainSettings(epochs=1, batch=4))
+
+
+def test_labels_that_are_not_finite_are_said_to_be_it(student, few):
+    with pytest.raises(CCDError, match="the labels are not finite in epoch 1"):
+        trainer(student, few).epoch(torch.full((4, 2), math.nan))
+
+
+def test_weights_that_explode_in_the_last_step_are_not_kept(few, monkeypatch):
+    fresh = create_student(StudentSettings("torchvision/resnet18", "random", 32), CLASSES)
+    t = trainer(fresh, few)
+    monkeypatch.setattr(t.optimizer, "step", lambda: fresh.head.weight.data.fill_(math.inf))
+    with pytest.raises(CCDError, match="head.weight is not finite after epoch 1: lower train.lr"): t.epoch(torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("name", ["train__consistency", "train__lr", "views__per_image", "views__offset", "student__boost"])
+@pytest.mark.parametrize("value", ["inf", "nan", math.inf])
+def test_settings_are_finite(name, value):
+    with pytest.raises(CCDError, match=f"setting {name.replace('__', '.')} = .*finite"): settings(**{name: value})
