@@ -161,8 +161,10 @@ def compare(
     """Make the rows that `out` does not hold yet and keep them there: method, supervision, seed, labels_train_mean_ap and eval_mean_ap
     in percent, teacher_passes (views scored), seconds. `CCDError` where it holds rows of other settings or data."""
     check_methods(methods)
-    rows, c = Rows(out, s, train, test, METHODS), Comparison(train, test, s, cache)
-    for seed, m in rows.missing(seeds, methods):
+    rows = Rows(out, s, train, test, METHODS)
+    jobs = rows.missing(seeds, methods)
+    if jobs: c = Comparison(train, test, s, cache)  # decodes every photograph
+    for seed, m in jobs:
         start = time.perf_counter()
         o = METHODS[m].run(c, replace(s, seed=seed))
         row = dict(method=m, supervision=METHODS[m].supervision, seed=seed, labels_train_mean_ap=mean_ap(c.train.truth, o.labels),
