@@ -42,7 +42,7 @@ def view_mode(
 ) -> str:
     "How views are looked at, as far as it shows in their embeddings."
     how = [mode]
-    if mode == "roi": how.append(str(roi_side(teacher, roi_size)))
+    if mode in ("roi", "region"): how.append(str(roi_side(teacher, roi_size)))
     if teacher.precision != "auto": how.append(teacher.precision)
     return " ".join(how)
 

@@ -145,3 +145,7 @@ class OpenClipTeacher(_OpenClip):
         with autocast(self.device, self.precision):
             f = region_features(stages, self.split, self._input(x), boxes, index, v.image_size)
         return F.normalize(f, dim=-1).cpu()
+
+    def embed_regions(self, x, boxes, index): return self.embed_rois(x, boxes, index)  # images and texts share this space
+
+    def read_regions(self, f): return F.normalize(f.float(), dim=-1)

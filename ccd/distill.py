@@ -16,6 +16,7 @@ import torch
 from .bias import Bias
 from .core import CCDError, Clock, log, pick_device, seed_everything
 from .data import Photos, Views
+from .discriminant import label_source
 from .load_teacher import load_teacher
 from .pseudo_labels import LabelRule, label_rule
 from .scorer import Scorer
@@ -88,7 +89,7 @@ def warm_up(
     seed_everything(s.seed)
     student = create_student(s.student, classes, device)
     with clock("teacher"):
-        scorer = Scorer(teacher, classes, s, cache)
+        scorer = label_source(Scorer(teacher, classes, s, cache), photos)
         p = scorer.probabilities(photos, desc="whole photos")
         rule = label_rule(p, s.labels)
     initial, trainer = rule.initial(p), Trainer(student, photos, s.train, s.seed, features=features)

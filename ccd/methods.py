@@ -19,6 +19,7 @@ from .benchmarks import Benchmark
 from .cdul import CDULSettings, aggregate, cdul, combine, label_moves
 from .core import CCDError, pick_device
 from .data import quarantine
+from .discriminant import label_source
 from .distill import distill
 from .load_teacher import load_teacher
 from .metrics import mean_ap
@@ -49,6 +50,14 @@ class Comparison:
 
     @cached_property
     def test_snippets(self): return self._snippets(self.test)
+
+    @cached_property
+    def regions(self):
+        s = replace(self.s, labels=replace(self.s.labels, source="both"))
+        return label_source(Scorer(self.scorer.teacher, self.train.classes, s, self.cache), self.train.photos)
+
+    @cached_property
+    def region_labels(self): return self.regions.probabilities(self.train.photos, desc="regions")
 
     @cached_property
     def features(self): return shared_features(self.s, self.train, self.test)
@@ -95,6 +104,11 @@ def _student_grid(c, s):
     labels = update(c.whole, aggregate(c.snippets, len(c.train), 0.), s.labels.alpha)
     return _on(labels, 10*len(c.train), c, s)
 
+def _discriminant(c, s):
+    return Outcome(c.region_labels, c.regions.probabilities(c.test.photos, desc="regions"), 2*(len(c.train) + len(c.test)))
+
+def _student_discriminant(c, s): return _on(c.region_labels, 2*len(c.train), c, s)
+
 def _supervised(c, s): return _on(torch.tensor(c.train.truth, dtype=torch.float32), 0, c, s)
 
 # %% ../nbs/34_methods.ipynb #34a00008
@@ -103,6 +117,10 @@ def _ccd(c, s):
     def log(record, running, student): curve.append(record | dict(train_mean_ap=mean_ap(c.train.truth, running)))
     d = distill(c.train.photos, c.train.classes, s, c.scorer.teacher, log, c.cache, c.features[0])
     return Outcome(d.final, c.predict(d.student), len(c.train) + len(d.views), artifacts=dict(distilled=d, curve=curve))
+
+def _ccd_discriminant(c, s):
+    o = _ccd(c, replace(s, labels=replace(s.labels, source="both")))
+    return replace(o, passes=o.passes + len(c.train))
 
 def _cdul(cs, c, s):
     moves = []
@@ -130,6 +148,9 @@ METHODS = dict(
     ccd=Method("CCD", _ccd),
     supervised=Method("BCE", _supervised, "full"),
     zero_shot_snippets=Method("the teacher with CDUL's aggregate, zero-shot", _zero_shot_snippets),
+    discriminant=Method("discriminant of the teacher's surest regions, and its texts", _discriminant),
+    student_discriminant=Method("labels of the discriminant, BCE", _student_discriminant),
+    ccd_discriminant=Method("CCD on labels of the discriminant", _ccd_discriminant),
     cdul=Method("CDUL", partial(_cdul, CDULSettings())),
     cdul_maximum=Method("CDUL, λ = 1", partial(_cdul, CDULSettings(lam=1.))),
     cdul_hard=Method("CDUL, hard labels", partial(_cdul, CDULSettings(hard=True))),

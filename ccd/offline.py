@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import ImageNetInfo
+from torchvision.ops import roi_align
 
 from .core import autocast
 from .teacher import Teacher, fingerprint, region_features
@@ -36,11 +37,8 @@ class MiniLM:
         return F.normalize(torch.cat(out), dim=-1)
 
 # %% ../nbs/12_offline.ipynb #69c55dfc
-class OfflineTeacher(Teacher):
-    "ConSE on EfficientNet-Lite2 and MiniLM (method of Norouzi et al., 2014). The temperature, 1/20, is part of the model."
-    name, temperature, rois = "offline", 1/20, True
-    split = 8     # stages that see the whole photograph when views are cut from its feature map
-    region = 260  # px side of the crop whose place a region of that map takes
+class _ConSE(Teacher):
+    "The classifier and the embeddings of its names."
     def __init__(
         self,
         size:int|None=None,    # input side in px; None = 260, at which it was trained
@@ -57,6 +55,13 @@ class OfflineTeacher(Teacher):
         self.names = self.embed_text(names).to(self.device)
         self.fingerprint = fingerprint([WHEELS[m][2] for m in ("tf_efficientnet_lite2", "minilm")] + names)
 
+# %% ../nbs/12_offline.ipynb #12a00007
+class OfflineTeacher(_ConSE):
+    "ConSE on EfficientNet-Lite2 and MiniLM (method of Norouzi et al., 2014). The temperature, 1/20, is part of the model."
+    name, temperature, rois = "offline", 1/20, True
+    split = 8     # stages that see the whole photograph when views are cut from its feature map
+    region = 260  # px side of the crop whose place a region of that map takes
+
     def _input(self, x): return ((x.to(self.device).float() - 127)/128).contiguous(memory_format=torch.channels_last)
 
     def _embed(self, logits): return F.normalize(logits.float().softmax(-1) @ self.names, dim=-1).cpu()
@@ -71,3 +76,12 @@ class OfflineTeacher(Teacher):
         with autocast(self.device, self.precision):
             logits = region_features(list(self.net), self.split, self._input(x), boxes, index, self.region)
         return self._embed(logits)
+
+    @torch.inference_mode()
+    def embed_regions(self, x, boxes, index):
+        with autocast(self.device, self.precision): y = self.net[:-3](self._input(x)).float()  # all but pooling and classifier
+        rois = torch.cat([index[:, None].float(), boxes*torch.tensor([y.shape[3], y.shape[2]]*2)], 1).to(y.device)
+        return roi_align(y, rois, 1, aligned=True).flatten(1).cpu()
+
+    @torch.inference_mode()
+    def read_regions(self, f): return torch.cat([self._embed(self.net[-1](part.to(self.device).float())) for part in f.split(8192)])

@@ -18,6 +18,7 @@ from .cache import open_cache
 from .classes import read_classes
 from .core import CCDError, Clock, atomic, pick_device, provenance, write_json
 from .data import Photos, Views, first, list_photos, quarantine, whole
+from .discriminant import label_source
 from .distill import DistillResult, distill
 from .load_teacher import load_teacher
 from .metrics import average_precision, mean_ap, micro_f1
@@ -183,6 +184,7 @@ def label(
     photos = first(source.photos if isinstance(source, Benchmark) else source, limit)
     scorer = Scorer(teacher or load_teacher(s.teacher, pick_device(s.device)), classes, s, cache)
     photos, broken = quarantine(photos, scorer.seen(photos))
+    scorer = label_source(scorer, photos)
     p = scorer.probabilities(photos, desc="whole photos")
     rule, views = label_rule(p, s.labels), whole(len(photos))
     initial = local = final = rule.initial(p)

@@ -30,7 +30,7 @@ def class_probabilities(
     return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
 
 # %% ../nbs/16_scorer.ipynb #8f7702ab
-def _unit(half): return F.normalize(half.float(), dim=-1)
+def _whole_again(half, mode): return half.float() if mode == "region" else F.normalize(half.float(), dim=-1)
 
 def _check(teacher, embedding):
     "`CCDError` where the teacher gives numbers that mean nothing: they must not reach a label, or the cache."
@@ -66,12 +66,12 @@ def cached_views(
     desc:str="teacher",      # of the progress bar
     mode:str="squash",       # how views are looked at, as for `embed_views`
     roi_size:int|None=None   # as for `embed_views`
-) -> torch.Tensor:           # [V, D] float32 unit vectors rounded to float16, in the order of `views`
+) -> torch.Tensor:           # [V, D] float32 unit vectors rounded to float16, in the order of `views`; region: visual features [V, F]
     "Embed the views that `cache` does not hold, equal ones once, and keep them there while they are made."
     views = whole(len(photos)) if views is None else views
     if cache is None:
         def check(at, embedding): _check(teacher, embedding)
-        return _unit(embed_views(teacher, photos, views, batch, desc, mode, roi_size, check).half())
+        return _whole_again(embed_views(teacher, photos, views, batch, desc, mode, roi_size, check).half(), mode)
     image, box = content(photos)[views.image.numpy()], views.box.numpy()
     lost = np.flatnonzero(image == b"")
     if len(lost): raise CCDError(f"{photos.root/photos.names[views.image[lost[0]]]} cannot be read: is it still there?")
@@ -85,7 +85,7 @@ def cached_views(
         finally: keep.save()
         if out is None: out = np.empty((len(keys), made.shape[1]), np.float16)
         out[back[new]] = made.half().numpy()
-    return _unit(torch.from_numpy(out))[back]
+    return _whole_again(torch.from_numpy(out), mode)[back]
 
 # %% ../nbs/16_scorer.ipynb #5c000008
 class Scorer:
@@ -102,7 +102,7 @@ class Scorer:
         if s.teacher.score == "sigmoid" and self.bias is None:
             raise CCDError(f"teacher.score sigmoid: {teacher.name} was trained with a softmax and has no bias: "
                            "take softmax, or a SigLIP model")
-        self.teacher, self.s, self.cache = teacher, s, open_cache(cache)
+        self.teacher, self.classes, self.s, self.cache = teacher, classes, s, open_cache(cache)
         self.text = embed_classes(teacher, classes, s.teacher.prompt)
 
     def probabilities(

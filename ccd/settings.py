@@ -45,6 +45,8 @@ class LabelSettings:
     alpha: float = _paper(.4, "Eq. 7", ge=0, le=1)  # weight of the initial label in the update
     calibrate: bool = _paper(False, "ours, studies/51")  # class offsets and temperature from the scores, before debiasing
     neighbours: int = _paper(0, "ours, studies/51", ge=0)  # final labels: mean with so many similar photographs; 0 = none
+    # whom labels are taken from: the teacher's texts, a classifier of its own surest regions, or the mean of the two
+    source: Literal["text", "regions", "both"] = _paper("text", "Eq. 2; ours, studies/56")
     weigh: bool = _paper(False, "ours, studies/63")  # each view's label times how sure the teacher is of it
 
 # %% ../nbs/01_settings.ipynb #fd67b0a6

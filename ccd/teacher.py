@@ -33,7 +33,7 @@ class Teacher(Protocol):
     logit_bias: float|None = None  # what its sigmoid adds to cosine / τ; None = it was trained with a softmax
     fingerprint: str             # sha256 of weights and architecture: whose embeddings these are
     precision: str = "auto"      # of its arithmetic, as in `TeacherSettings`
-    rois: bool = False           # whether it has `embed_rois`
+    rois: bool = False           # whether it has a feature map: `embed_rois`, `embed_regions`
 
     def embed_text(self, prompts:list[str]) -> torch.Tensor:
         "Unit vectors [len(prompts), D], float32 on the CPU."
@@ -45,6 +45,14 @@ class Teacher(Protocol):
 
     def embed_rois(self, x:torch.Tensor, boxes:torch.Tensor, index:torch.Tensor) -> torch.Tensor:
         "Unit vectors [K, D] of `boxes` [K, 4], shares of the photographs `x[index]`, from one pass over each photograph."
+        ...
+
+    def embed_regions(self, x:torch.Tensor, boxes:torch.Tensor, index:torch.Tensor) -> torch.Tensor:
+        "Visual features [K, F] of the same regions, float32 on the CPU: what the teacher's last layer reads."
+        ...
+
+    def read_regions(self, f:torch.Tensor) -> torch.Tensor:
+        "Unit vectors [K, D], beside those of texts, of visual features `f` [K, F]."
         ...
 
 # %% ../nbs/10_teacher.ipynb #4c9fdc60
@@ -123,9 +131,10 @@ def check_mode(
     mode:str     # of `ViewSettings`
 ):
     "`CCDError` where `teacher` cannot look at views this way."
-    if mode == "roi" and not teacher.rois:
-        raise CCDError(f"views.mode roi: teacher {teacher.name} has no feature map to cut views from "
-                       "(ResNet towers of CLIP and offline have): take crop or squash")
+    if mode in ("roi", "region") and not teacher.rois:
+        what, mend = ("views.mode roi", "take crop or squash") if mode == "roi" else ("labels.source", "take text")
+        raise CCDError(f"{what}: teacher {teacher.name} has no feature map to cut views from "
+                       f"(ResNet towers of CLIP and offline have): {mend}")
 
 def roi_side(
     teacher:Teacher,
@@ -141,8 +150,8 @@ def _embed_crops(teacher, photos, views, batch, desc, mode):
     stride = None if mode == "squash" else teacher.stride
     for at, x in batches(photos, views, teacher.size, batch, desc, stride): yield at, teacher.embed_pixels(x)
 
-def _embed_regions(teacher, photos, views, batch, desc, roi_size):
-    "A forward pass per photograph, in batches of as many pixels: yields positions in `views` [B], embeddings [B, D]."
+def _embed_map(teacher, embed, photos, views, batch, desc, roi_size):
+    "A forward pass per photograph, in batches of as many pixels: yields positions in `views` [B], and what `embed` makes of them."
     images, rows = _by_photo(views)
     size = roi_side(teacher, roi_size)
     batch = max(1, int(batch*(teacher.size/size)**2))
@@ -150,7 +159,7 @@ def _embed_regions(teacher, photos, views, batch, desc, roi_size):
         several = [rows[k] for k in i.tolist()]
         at = torch.cat(several)
         index = torch.arange(len(i)).repeat_interleave(torch.tensor([len(r) for r in several]))
-        yield at, teacher.embed_rois(x, views.box[at], index)
+        yield at, embed(x, views.box[at], index)
 
 # %% ../nbs/10_teacher.ipynb #10a00010
 def embed_views(
@@ -159,14 +168,16 @@ def embed_views(
     views:Views|None=None,   # V views of them; None = each photograph as a whole
     batch:int=64,            # views per forward pass; roi: photographs of as many pixels
     desc:str="teacher",      # of the progress bar
-    mode:str="squash",       # squash, crop, enlarge or roi
-    roi_size:int|None=None,  # roi: long side of the photograph, px; None = one and a half times `teacher.size`
+    mode:str="squash",       # squash, crop, enlarge, roi or region
+    roi_size:int|None=None,  # roi, region: long side of the photograph, px; None = one and a half times `teacher.size`
     keep:Callable|None=None  # called with each batch as soon as it is made: positions in `views` [B], embeddings [B, D]
-) -> torch.Tensor:           # [V, D] float32 unit vectors, in the order of `views`
+) -> torch.Tensor:           # [V, D] float32 unit vectors, in the order of `views`; region: visual features [V, F]
     "Embed every view, in full batches; each photograph is decoded once."
     check_mode(teacher, mode)
     views = whole(len(photos)) if views is None else views
-    if mode == "roi": batches = _embed_regions(teacher, photos, views, batch, desc, roi_size)
+    if mode in ("roi", "region"):
+        embed = teacher.embed_rois if mode == "roi" else teacher.embed_regions
+        batches = _embed_map(teacher, embed, photos, views, batch, desc, roi_size)
     else: batches = _embed_crops(teacher, photos, views, batch, desc, mode)
     parts = []
     for at, f in batches:
