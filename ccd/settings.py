@@ -151,6 +151,7 @@ _best = {  # setting: value, source
 _cpu = {  # setting: value, source
     "teacher.name": ("offline", "no CLIP needed"),
     "teacher.size": (None, "260 px"),
+    "teacher.batch": (8, "time: larger ones leave the processor's cache"),
     # ConSE's scores are soft, and few images fall below 0.5 nats
     "labels.max_entropy": (2., "row 4"),
     "views.mode": ("squash", "studies/52"),
