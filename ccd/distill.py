@@ -16,7 +16,7 @@ import torch
 from .bias import Bias
 from .core import CCDError, Clock, log, pick_device, seed_everything
 from .data import Photos, Views
-from .discriminant import label_source
+from .discriminant import RegionScorer, label_source
 from .load_teacher import load_teacher
 from .pseudo_labels import LabelRule, label_rule
 from .scorer import Scorer
@@ -57,7 +57,7 @@ class WarmUp:
     "A student that has learned the initial labels, and all that the rest of the method needs."
     s: Settings
     photos: Photos
-    scorer: Scorer
+    scorer: Scorer|RegionScorer
     rule: LabelRule
     trainer: Trainer
     teacher: torch.Tensor   # [N, C] the teacher's global probabilities, as they came
@@ -89,12 +89,13 @@ def warm_up(
     seed_everything(s.seed)
     student = create_student(s.student, classes, device)
     with clock("teacher"):
-        scorer = label_source(Scorer(teacher, classes, s, cache), photos)
-        p = scorer.probabilities(photos, desc="whole photos")
+        texts = Scorer(teacher, classes, s, cache)
+        whole = texts.probabilities(photos, desc="whole photos")
+        scorer, p = label_source(texts, photos, whole, s.labels.source)
         rule = label_rule(p, s.labels)
     initial, trainer = rule.initial(p), Trainer(student, photos, s.train, s.seed, features=features)
     for _ in range(min(s.train.warmup, s.train.epochs)): _epoch(trainer, initial, 0., "warm-up", records, clock, on_epoch)
-    return WarmUp(s, photos, scorer, rule, trainer, p, initial, records, clock, trainer.state_dict(), {})
+    return WarmUp(s, photos, scorer, rule, trainer, whole, initial, records, clock, trainer.state_dict(), {})
 
 # %% ../nbs/30_distill.ipynb #ca300003
 def _train(trainer, target, s, records, clock, on_epoch):

@@ -19,7 +19,7 @@ from .benchmarks import Benchmark
 from .cdul import CDULSettings, aggregate, cdul, combine, label_moves
 from .core import CCDError, pick_device
 from .data import quarantine
-from .discriminant import label_source
+from .discriminant import RegionScorer
 from .distill import distill
 from .load_teacher import load_teacher
 from .metrics import mean_ap
@@ -52,12 +52,7 @@ class Comparison:
     def test_snippets(self): return self._snippets(self.test)
 
     @cached_property
-    def regions(self):
-        s = replace(self.s, labels=replace(self.s.labels, source="both"))
-        return label_source(Scorer(self.scorer.teacher, self.train.classes, s, self.cache), self.train.photos)
-
-    @cached_property
-    def region_labels(self): return self.regions.probabilities(self.train.photos, desc="regions")
+    def regions(self): return RegionScorer(self.scorer, self.train.photos, self.whole)
 
     @cached_property
     def features(self): return shared_features(self.s, self.train, self.test)
@@ -105,9 +100,9 @@ def _student_grid(c, s):
     return _on(labels, 10*len(c.train), c, s)
 
 def _discriminant(c, s):
-    return Outcome(c.region_labels, c.regions.probabilities(c.test.photos, desc="regions"), 2*(len(c.train) + len(c.test)))
+    return Outcome(c.regions.learned, c.regions.probabilities(c.test.photos, desc="regions"), 2*(len(c.train) + len(c.test)))
 
-def _student_discriminant(c, s): return _on(c.region_labels, 2*len(c.train), c, s)
+def _student_discriminant(c, s): return _on(c.regions.learned, 2*len(c.train), c, s)
 
 def _supervised(c, s): return _on(torch.tensor(c.train.truth, dtype=torch.float32), 0, c, s)
 
@@ -120,7 +115,7 @@ def _ccd(c, s):
 
 def _ccd_discriminant(c, s):
     o = _ccd(c, replace(s, labels=replace(s.labels, source="both")))
-    return replace(o, passes=o.passes + len(c.train))
+    return replace(o, passes=o.passes + 2*len(c.train))  # a map of each photograph for its own regions, and one for those of its views
 
 def _cdul(cs, c, s):
     moves = []

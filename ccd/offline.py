@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo
 from torchvision.ops import roi_align
 
 from .core import autocast
-from .teacher import Teacher, fingerprint, region_features
+from .teacher import Teacher, fingerprint, region_features, rois_of
 from .weights import WHEELS, lite_state, wheel_file
 
 # %% ../nbs/12_offline.ipynb #ceb5e592
@@ -80,8 +80,7 @@ class OfflineTeacher(_ConSE):
     @torch.inference_mode()
     def embed_regions(self, x, boxes, index):
         with autocast(self.device, self.precision): y = self.net[:-3](self._input(x)).float()  # all but pooling and classifier
-        rois = torch.cat([index[:, None].float(), boxes*torch.tensor([y.shape[3], y.shape[2]]*2)], 1).to(y.device)
-        return roi_align(y, rois, 1, aligned=True).flatten(1).cpu()
+        return roi_align(y, rois_of(y, boxes, index), 1, aligned=True).flatten(1).cpu()
 
     @torch.inference_mode()
     def read_regions(self, f): return torch.cat([self._embed(self.net[-1](part.to(self.device).float())) for part in f.split(8192)])

@@ -184,8 +184,7 @@ def label(
     photos = first(source.photos if isinstance(source, Benchmark) else source, limit)
     scorer = Scorer(teacher or load_teacher(s.teacher, pick_device(s.device)), classes, s, cache)
     photos, broken = quarantine(photos, scorer.seen(photos))
-    scorer = label_source(scorer, photos)
-    p = scorer.probabilities(photos, desc="whole photos")
+    scorer, p = label_source(scorer, photos, scorer.probabilities(photos, desc="whole photos"), s.labels.source)
     rule, views = label_rule(p, s.labels), whole(len(photos))
     initial = local = final = rule.initial(p)
     if grid:

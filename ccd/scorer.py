@@ -30,7 +30,9 @@ def class_probabilities(
     return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
 
 # %% ../nbs/16_scorer.ipynb #8f7702ab
-def _whole_again(half, mode): return half.float() if mode == "region" else F.normalize(half.float(), dim=-1)
+def _float(half, mode):
+    "float32 again: visual features of regions as they are, embeddings as unit vectors."
+    return half.float() if mode == "region" else F.normalize(half.float(), dim=-1)
 
 def _check(teacher, embedding):
     "`CCDError` where the teacher gives numbers that mean nothing: they must not reach a label, or the cache."
@@ -71,7 +73,7 @@ def cached_views(
     views = whole(len(photos)) if views is None else views
     if cache is None:
         def check(at, embedding): _check(teacher, embedding)
-        return _whole_again(embed_views(teacher, photos, views, batch, desc, mode, roi_size, check).half(), mode)
+        return _float(embed_views(teacher, photos, views, batch, desc, mode, roi_size, check).half(), mode)
     image, box = content(photos)[views.image.numpy()], views.box.numpy()
     lost = np.flatnonzero(image == b"")
     if len(lost): raise CCDError(f"{photos.root/photos.names[views.image[lost[0]]]} cannot be read: is it still there?")
@@ -85,7 +87,7 @@ def cached_views(
         finally: keep.save()
         if out is None: out = np.empty((len(keys), made.shape[1]), np.float16)
         out[back[new]] = made.half().numpy()
-    return _whole_again(torch.from_numpy(out), mode)[back]
+    return _float(torch.from_numpy(out), mode)[back]
 
 # %% ../nbs/16_scorer.ipynb #5c000008
 class Scorer:
@@ -94,10 +96,11 @@ class Scorer:
         self,
         teacher:Teacher,
         classes:list[str],  # C names, with their aliases
-        s:Settings,         # its `teacher` and `views`
+        s:Settings,         # its `teacher`, `views` and `labels.source`
         cache=None          # as for `open_cache`
     ):
         check_mode(teacher, s.views.mode)
+        if s.labels.source != "text": check_mode(teacher, "region")
         self.bias = teacher.logit_bias if s.teacher.score == "sigmoid" else None
         if s.teacher.score == "sigmoid" and self.bias is None:
             raise CCDError(f"teacher.score sigmoid: {teacher.name} was trained with a softmax and has no bias: "

@@ -43,6 +43,7 @@ def test_methods_without_labels_do_not_see_them(toy_root, tmp_path, small):
     s = small(student__backbone="torchvision/resnet18", student__weights="random", student__freeze=3, student__size=32, train__epochs=2)
     got = []
     for k, b in enumerate((train, other)):
-        rows = compare(b, test, s, [0], tmp_path/f"{k}.json", ("discriminant", "student_discriminant", "an", "role", "cdul", "an@single"))
+        names = ("discriminant", "student_discriminant", "ccd_discriminant", "an", "role", "cdul", "an@single")
+        rows = compare(b, test, s, [0], tmp_path/f"{k}.json", names)
         got.append({r["method"]: r["eval_mean_ap"] for r in rows})
     assert [m for m in got[0] if got[0][m] != got[1][m]] == ["an@single"]
