@@ -27,6 +27,9 @@ OTHER = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 QUIET = {"desc", "unit", "total", "show", "encoding", "newline", "indent", "ensure_ascii", "memory_format", "num_workers", "memory",
          "batch", "batch_size", "description", "title", "help", "compression", "use_dictionary"}
 PICTURES = {"plots"}
+# tests that take a minute or more, and the modules that they are run for
+SLOW = {"test_teachers.py": {"teacher", "clip", "load_teacher", "offline"}, "test_presets.py": {"settings"}, "test_cache.py": {"cache"},
+        "test_cli.py": {"options", "cli", "demo"}}
 SAID = {"log", "bar", "progress", "print", "warnings"}
 
 
@@ -161,14 +164,15 @@ class Copy:
         if not passed: raise SystemExit(f"{path.name} cannot be exported:\n{out}")
 
     def commands(self, path):
-        "What tests the module of a notebook: the tests that expect numbers, those that name it, narrow ones first, and its own notebook."
-        module, named = path.stem[3:], []
+        "What tests the module of a notebook: the files of numbers worked out by hand, its own notebook, the other files that name it."
+        module, by_hand, others = path.stem[3:], [], []
         for file in sorted((self.folder/"tests").glob("test_*.py")):
-            imported = set(re.findall(r"^\s*from ccd\.(\w+) import", file.read_text(), re.M))
-            if module in imported or "test_notices" in file.name: named.append(("test_notices" not in file.name, len(imported), file.name))
-        files = [f"tests/{name}" for *_, name in sorted(named)]
-        return [[sys.executable, "-m", "pytest", "-q", "-x", "--durations=0", "-p", "no:cacheprovider", *files],
-                [Path(sys.executable).with_name("nbdev_test"), "--n_workers", "0", "--path", f"nbs/{path.name}"]]
+            named = module in re.findall(r"^\s*from ccd\.(\w+) import", file.read_text(encoding="utf-8"), re.M)
+            if file.name.startswith("test_notices"): by_hand.append((not named, f"tests/{file.name}"))
+            elif module in SLOW[file.name] if file.name in SLOW else named: others.append(f"tests/{file.name}")
+        pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        notebook = [Path(sys.executable).with_name("nbdev_test"), "--n_workers", "0", "--path", f"nbs/{path.name}"]
+        return [pytest + [name for _, name in sorted(by_hand)], notebook, *([pytest + others] if others else [])]
 
     def without(self, command, out):
         "Whether the test that failed passes without the fault: else it noticed nothing."
