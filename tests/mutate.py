@@ -40,18 +40,21 @@ def spoken(call):
     return isinstance(name, ast.Name) and name.id in SAID
 
 
+def dumb(node):
+    "Texts, messages, imports, and what is for other devices: no test here could notice a fault."
+    if isinstance(node, (ast.If, ast.IfExp)): return bool(re.search("cuda|mps", ast.unparse(node.test)))
+    return isinstance(node, (ast.JoinedStr, ast.Raise, ast.Import, ast.ImportFrom, ast.arg))
+
+
 def seen(node):
-    "The parts of a node in which a fault could be noticed: no annotations, docstrings, messages, texts, or other devices."
-    if isinstance(node, (ast.JoinedStr, ast.Raise, ast.Import, ast.ImportFrom, ast.arg)): return []
-    if isinstance(node, (ast.If, ast.IfExp)) and re.search("cuda|mps", ast.unparse(node.test)): return []
+    "The parts of a node in which a fault could be noticed: no annotations, and nothing that only people, speed or memory depend on."
     if isinstance(node, ast.arguments):
         names = [*[a.arg for a in node.args][len(node.args) - len(node.defaults):], *[a.arg for a in node.kwonlyargs]]
         return [d for name, d in zip(names, [*node.defaults, *node.kw_defaults]) if d and name not in QUIET]
     if isinstance(node, ast.Call) and spoken(node): return node.args[:1] if getattr(node.func, "id", "") == "progress" else []
-    parts = list(ast.iter_child_nodes(node))
     hidden = [*getattr(node, "decorator_list", []), getattr(node, "annotation", None), getattr(node, "returns", None)]
     hidden += [k for k in getattr(node, "keywords", []) if k.arg in QUIET]
-    return [p for p in parts if not any(p is h for h in hidden)]
+    return [p for p in ast.iter_child_nodes(node) if not any(p is h for h in hidden)]
 
 
 def words(node):
@@ -73,6 +76,7 @@ def changed(node, **kw):
 
 def faults(node):
     "(node, text in its place) of each fault in the tree."
+    if dumb(node): return
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
         choices = COMPARE[type(node.ops[0])]
@@ -116,8 +120,14 @@ def put(source, node, text):
     return (whole[:at[0]] + text.encode() + whole[at[1]:]).decode()
 
 
+def mutant(source, node, text):
+    "`source` with the fault; None where the code is the same."
+    new = put(source, node, text)
+    return None if ast.dump(ast.parse(new)) == ast.dump(ast.parse(source)) else new
+
+
 def drawn(folder, n, seed, only):
-    "`n` faults (notebook, cell's place, its new source, what changed): a module by lot, then a fault in it by lot."
+    "`n` faults (notebook, cell from 0, its new source, what changed): a module by lot, then a fault in it by lot."
     rng, sites, chosen = random.Random(seed), {}, []
     for path in sorted((folder/"nbs").glob("[0-9][0-9]_*.ipynb")):
         module = path.stem[3:]
@@ -125,13 +135,14 @@ def drawn(folder, n, seed, only):
         sites[path] = []
         for k, cell in enumerate(nbformat.read(path, as_version=4).cells):
             if cell.cell_type != "code" or not re.match(r"#\| export\b", cell.source): continue
-            sites[path] += [(k, cell, node, text) for node, text in faults(ast.parse(cell.source))]
+            sites[path] += [(k, cell.source, *fault) for fault in faults(ast.parse(cell.source))]
     while len(chosen) < n and any(sites.values()):
         path = rng.choice([p for p in sites if sites[p]])
-        k, cell, node, text = sites[path].pop(rng.randrange(len(sites[path])))
-        line = cell.source.splitlines()[node.lineno - 1].strip()
-        old = " ".join(ast.unparse(node).split())
-        chosen.append((path, k, put(cell.source, node, text), f"{path.stem} {cell.id}: {line}\n          {old} → {text}"))
+        k, source, node, text = sites[path].pop(rng.randrange(len(sites[path])))
+        new = mutant(source, node, text)
+        if new is None: continue
+        line = source.splitlines()[node.lineno - 1].strip()
+        chosen.append((path, k, new, f"{path.stem}, cell {k}: {line}\n          {' '.join(ast.unparse(node).split())} → {text}"))
     return chosen
 
 
@@ -152,10 +163,9 @@ class Copy:
         p = subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                              start_new_session=True)
         try: out, _ = p.communicate(timeout=self.seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGKILL)
-            p.communicate()
-            return None, ""
+        except subprocess.TimeoutExpired: return None, ""
+        finally:
+            if p.poll() is None: os.killpg(p.pid, signal.SIGKILL)
         return p.returncode == 0, out
 
     def export(self, path):
