@@ -24,7 +24,7 @@ def test_the_faults_of_a_line(source, some): assert made(source) == some
 
 @pytest.mark.parametrize("source", [
     '"text"', "a = 'text'", "def f(a: 1) -> 2: 'text'", "a: 'x' = b", "raise E(1 + 2)", "log.info(f(1))", "a = f'{b + 1}'", "import a",
-    "a = f(desc=1)", "def f(batch=64): return batch", "if x == 'cuda': a = 1", "a = 1e-12", "a = 'b' + c"])
+    "def f(pen): pen.disc(.5, .2)", "a = f(desc=1)", "def f(batch=64): return batch", "if x == 'cuda': a = 1", "a = 1e-12", "a = 'b' + c"])
 def test_what_nobody_could_notice_is_left_alone(source): assert made(source) == set()
 
 

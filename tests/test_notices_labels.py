@@ -401,7 +401,7 @@ def test_classes_of_a_file_and_settings_by_name(tmp_path):
     (tmp_path/"classes.txt").write_text("dog\ntv: tv monitor |  television set \nowl | barn owl\n")
     c = read_classes(str(tmp_path/"classes.txt"))
     assert c == ["dog", "tv", "owl"] and [x.phrases for x in c] == [("dog",), ("tv monitor", "television set"), ("owl", "barn owl")]
-    assert read_classes("a,  b c ,d") == ["a", "b c", "d"]
+    assert [x.phrases for x in read_classes(c)] == [x.phrases for x in c] and read_classes("a,  b c ,d") == ["a", "b c", "d"]
     f = flat(settings("cpu", labels__alpha=.15, seed=4))
     assert (f["labels.alpha"], f["seed"], f["train.lr"], f["teacher.batch"]) == (.15, 4, 3e-4, 8) and list(f)[-2:] == ["seed", "device"]
 
