@@ -195,7 +195,7 @@ class Copy:
 
     def verdict(self, path, k, source):
         "What became of a fault, and the test that noticed it."
-        original = path.read_text(encoding="utf-8")
+        was = {p: p.read_bytes() for p in (path, self.folder/"ccd"/f"{path.stem[3:]}.py")}
         nb = nbformat.read(path, as_version=4)
         nb.cells[k].source = source
         found = "survived", ""
@@ -207,8 +207,8 @@ class Copy:
                 if passed: continue
                 found = ("timed out", command[-1]) if passed is None else ("killed", (command, out))
                 break
-        finally: path.write_text(original, encoding="utf-8")
-        self.export(path)
+        finally:
+            for p, data in was.items(): p.write_bytes(data)
         return (found[0], self.without(*found[1])) if found[0] == "killed" else found
 
 
