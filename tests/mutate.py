@@ -51,7 +51,7 @@ def seen(node):
     "The parts of a node in which a fault could be noticed: no annotations, and nothing that only people, speed or memory depend on."
     if isinstance(node, ast.arguments):
         names = [*[a.arg for a in node.args][len(node.args) - len(node.defaults):], *[a.arg for a in node.kwonlyargs]]
-        return [d for name, d in zip(names, [*node.defaults, *node.kw_defaults]) if d and name not in QUIET]
+        return [default for name, default in zip(names, [*node.defaults, *node.kw_defaults]) if default and name not in QUIET]
     if isinstance(node, ast.Call) and spoken(node): return node.args[:1] if getattr(node.func, "id", "") == "progress" else []
     hidden = [*getattr(node, "decorator_list", []), getattr(node, "annotation", None), getattr(node, "returns", None)]
     hidden += [k for k in getattr(node, "keywords", []) if k.arg in QUIET]
@@ -127,6 +127,15 @@ def mutant(source, node, text):
     return None if ast.dump(ast.parse(new)) == ast.dump(ast.parse(source)) else new
 
 
+def difference(old, new, beside=30):
+    "What was and what is, with no more around it than tells where."
+    new = new[1:-1] if new[0] == "(" else new
+    start, end = len(os.path.commonprefix([old, new])), len(os.path.commonprefix([old[::-1], new[::-1]]))
+    if max(len(old), len(new)) < 100: start = end = 0
+    def cut(text): return " ".join(text[max(0, start - beside):max(start, len(text) - end) + beside].split())
+    return f"{cut(old)} → {cut(new)}"
+
+
 def drawn(folder, n, seed, only):
     "`n` faults (notebook, cell from 0, its new source, what changed): a module by lot, then a fault in it by lot."
     rng, sites, chosen = random.Random(seed), {}, []
@@ -143,7 +152,7 @@ def drawn(folder, n, seed, only):
         new = mutant(source, node, text)
         if new is None: continue
         line = source.splitlines()[node.lineno - 1].strip()
-        chosen.append((path, k, new, f"{path.stem}, cell {k}: {line}\n          {' '.join(ast.unparse(node).split())} → {text}"))
+        chosen.append((path, k, new, f"{path.stem}, cell {k}: {line}\n          {difference(ast.unparse(node), text)}"))
     return chosen
 
 

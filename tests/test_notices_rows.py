@@ -10,7 +10,7 @@ import torch
 import typer
 from PIL import Image
 
-from ccd import ablations, bench, cli, core, demo, diagnostics, methods, options, toy
+from ccd import ablations, bench, cli, core, demo, diagnostics, methods, options, results, toy
 from ccd.ablations import ABLATIONS, ablation_columns, check_grid, override
 from ccd.cdul import CDULSettings
 from ccd.core import CCDError, autocast, check_output, pick_device, progress, provenance, read_json, seed_everything, write_json
@@ -235,6 +235,46 @@ def test_a_benchmark_of_time(monkeypatch):
     assert said[:3] == ["x", "x", "y"] and len(said[3]) == len(said[4]) == 10 and not set(said[3]) & set(said[4])
 
 
+def test_results_of_older_versions_read_as_new_ones(tmp_path):
+    old = dict(views=dict(map_size=64, support=True), train=dict(stop_positive="one"), labels=dict(alpha=.1))
+    write_json(tmp_path/"a.json", dict(provenance=dict(settings=old), rows=[dict(method="global", eval_map=1., labels_map=[dict(map=2)])]))
+    r = results.read_results(tmp_path/"a.json")
+    assert r["provenance"]["settings"] == dict(views=dict(cam_size=64, mode="squash"), train=dict(stop_positive=1.), labels=dict(alpha=.1))
+    assert r["rows"] == [dict(method="student_global", eval_mean_ap=1., labels_mean_ap=[dict(mean_ap=2)])]
+    new = dict(views=dict(mode="roi"), train=dict(stop_positive=.3))
+    write_json(tmp_path/"b.json", dict(provenance=dict(settings=new, study="x"), rows=[dict(method="grid")]))
+    r = results.read_results(tmp_path/"b.json")
+    assert r["provenance"]["settings"] == new and r["rows"] == [dict(method="grid")], "a study's own names stay"
+
+
+def test_a_table_says_where_it_comes_from(tmp_path):
+    rows = [dict(method="a", seed=k, labels_train_mean_ap=50., eval_mean_ap=60. + k, commit=c) for k, c in ((0, "x"), (1, None), (2, "x"))]
+    about = dict(settings=dict(teacher=dict(name="T")), data="D", machine="M", seconds=180, command="C")
+    write_json(tmp_path/"a.json", dict(provenance=about, rows=rows))
+    text = results.result_table(tmp_path/"a.json").splitlines()
+    assert text[2] == "| `a` | 50.0 | 61.0 ± 1.0 | 3 |"
+    assert text[4] == ("Teacher `T`; D; mean ± standard deviation over 3 seeds; M, 3 minutes in all; commit x and unknown. Made by `C`.")
+    assert results.result_table(tmp_path/"b.json") == "*b.json: not run.*"
+    assert results.result_table(tmp_path/"a.json", lambda rows: dict(n=[len(rows)])).startswith("| n |\n| --- |\n| 3 |\n\nTeacher")
+
+
+def test_data_and_time_of_studies(tmp_path, monkeypatch, capsys):
+    (tmp_path/"there").mkdir()
+    monkeypatch.setenv("CCD_DATA", str(tmp_path))
+    assert results.study_data("there") == tmp_path and not capsys.readouterr().out
+    assert results.study_data("there", "gone") is None and capsys.readouterr().out.startswith("left out: gone is not below data/")
+    (tmp_path/"home"/"nbs").mkdir(parents=True)
+    (tmp_path/"home"/"settings.ini").write_text("")
+    monkeypatch.delenv("CCD_DATA")
+    monkeypatch.chdir(tmp_path/"home"/"nbs")
+    assert results.study_data() == tmp_path/"home"/"data"
+    assert results.study_data("VOCdevkit/VOC2007") is None and "`ccd data voc07 --root data` fetches" in capsys.readouterr().out
+    monkeypatch.setenv("CCD_SLOW", "1")
+    assert results.study_time(5)
+    monkeypatch.delenv("CCD_SLOW")
+    assert not results.study_time(5) and "takes 5 minutes" in capsys.readouterr().out
+
+
 # --- the demo
 
 def test_the_order_of_methods():
@@ -317,6 +357,15 @@ def test_every_object_can_be_seen_and_fits_its_tile():
         ink = tile[..., 3] > 127
         assert 24 < min(ink.shape) and max(ink.shape) <= 60 and .25 < ink.mean() < .98, name
         assert tile[..., 3].any(0).all() and tile[..., 3].any(1).all(), "cut to what is visible"
+
+
+def test_half_of_the_objects_are_turned_around():
+    left = []
+    for k in range(200):
+        ink = np.asarray(toy.draw_object("fish", 40, np.random.default_rng(k)))[..., 3] > 127
+        height = ink.sum(0)
+        left.append(height[:6].sum() < height[-6:].sum())
+    assert .4 < np.mean(left) < .6, "the tail is on the right of the one and on the left of the other"
 
 
 class Dice:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ccd import baselines, cdul, distill, methods, predict, training
+from ccd import baselines, cdul, distill, losses, methods, predict, training
 from ccd import student as student_module
 from ccd.benchmarks import Benchmark
 from ccd.cdul import CDULSettings
@@ -132,6 +132,8 @@ def test_cdul_moves_its_labels_after_the_warm_up(few, spied):
     for g, row in zip(spied.given, want): assert torch.allclose(g.target, torch.tensor([row]*5), atol=1e-5)
     assert torch.allclose(found.final, torch.tensor([want[-1]]*5), atol=1e-5) and torch.equal(found.initial, labels)
     assert [r["moved"] for r in found.epochs] == [0, 0, 15, 10]
+    steps = [np.mean([abs(a - b) for a, b in zip(*pair)]) for pair in zip([want[0], *want], want)]
+    assert [r["mean_move"] for r in found.epochs] == pytest.approx(steps, abs=1e-6)
 
 
 def test_cduls_labels_by_hand():
@@ -162,6 +164,26 @@ def test_the_number_of_positives_of_a_baseline(few, spied):
     b = baselines.Baseline("counts", lambda z, y, k, s: made.append(k))
     for k in (None, 2.5): baselines.train_baseline(few, CLASSES, b, s, z=z, k=k)
     assert made == [pytest.approx(8/5), 2.5], "those not ruled out: 2, 1, 2, 2, 1"
+
+
+def test_every_baseline_is_its_loss():
+    g = torch.Generator().manual_seed(0)
+    logits, y, z = torch.randn(4, 3, generator=g), torch.rand(4, 3, generator=g), torch.randint(-1, 2, (4, 3), generator=g).float()
+    hard, s, index = (z > 0).float(), tiny_settings(train__lr=.02), torch.arange(4)
+    def value(name, target): return float(baselines.BASELINES[name].make(z, y, 1.3, s)(logits, target, index))
+    soft = dict(bce=losses.soft_bce(logits, y), bce_ls=losses.label_smoothing(logits, y), asl=losses.asl(logits, y))
+    known = dict(
+        an=losses.assume_negative(logits, z), an_ls=losses.label_smoothing(logits, hard), wan=losses.assume_negative(logits, z, weak=True),
+        epr=losses.expected_positive(logits, z, 1.3), partial_bce=losses.partial_bce(logits, z), em=losses.entropy_maximization(logits, z),
+        role=losses.Role(z, 1.3, .2, y)(logits, z, index))
+    for found, target in ((soft, y), (known, z)):
+        for name, want in found.items(): assert value(name, target) == pytest.approx(float(want)), name
+    assert len({round(float(v), 5) for v in (soft | known).values()}) == 10
+    assert {n for n, b in baselines.BASELINES.items() if b.soft} == set(soft)
+    modes = {n: baselines.BASELINES[n].make(z, y, 1., s).mode for n in set(baselines.BASELINES) - set(soft | known)}
+    assert modes == dict(ll_r="reject", ll_ct="correct", ll_cp="permanent", boostlu="reject")
+    assert {n: b.boost for n, b in baselines.BASELINES.items() if b.boost} == dict(boostlu=5)
+    assert baselines.BASELINES["role"].make(z, y, 1.3, s).optimizer.param_groups[0]["lr"] == pytest.approx(.2)
 
 
 def test_drawn_labels():
@@ -275,6 +297,13 @@ def test_predict_looks_at_one_photograph_at_a_time_whatever_the_mode(few):
     assert torch.allclose(training.predict(student, few, batch=2, features=features), want, atol=1e-4)
     assert torch.allclose(training.predict(student, few, features=features.flip(1)), plain(student, pixels(few).flip(-1)), atol=1e-4)
     assert (want - plain(student, pixels(few).flip(-1))).abs().max() > 1e-3
+
+
+def test_features_are_kept_where_memory_allows(few):
+    student = new_student()
+    one = 4*2*6*8*8  # bytes of a photograph and its mirror image
+    assert frozen_features(student, few, memory=5*one - 1) is None and frozen_features(student, few, memory=5*one).shape == (5, 2, 6, 8, 8)
+    assert frozen_features(student, few, mirrored=False, memory=5*one//2).shape == (5, 1, 6, 8, 8)
 
 
 def test_logits_are_means_of_maps_that_need_not_be_square():
