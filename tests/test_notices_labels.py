@@ -14,9 +14,9 @@ from PIL import Image
 
 from ccd import losses, run
 from ccd.bias import Bias, Calibration, calibrate, debias, entropy, estimate_bias, estimate_calibration, match_sharpness
-from ccd.cache import Cache, cache_contents, content, prune_cache, view_keys, view_mode
+from ccd.cache import Cache, cache_contents, content, open_cache, prune_cache, view_keys, view_mode
 from ccd.classes import parse_class, prompts, read_classes
-from ccd.core import Clock, atomic, read_json, write_json
+from ccd.core import CCDError, Clock, atomic, read_json, write_json
 from ccd.data import Photos, Views, list_photos
 from ccd.discriminant import Gaussians, bank, bank_size, fit_discriminant
 from ccd.distill import DistillResult
@@ -175,6 +175,18 @@ def test_a_cache_tells_views_and_ways_apart(coloured, tmp_path):
     old = sorted(cache.shards())[1]
     os.utime(old, (0, old.stat().st_mtime - 10*86400))
     assert prune_cache(cache, days=11) == 0 and prune_cache(cache, days=9) == 1 and not old.exists() and prune_cache(cache) == 2
+
+
+def test_where_the_cache_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("CCD_CACHE", "/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert [str(open_cache(x).folder) for x in (None, "/c", tmp_path)] == ["/a", "/c", str(tmp_path)] and open_cache("none") is None
+    monkeypatch.delenv("CCD_CACHE")
+    assert str(open_cache().folder) == "/b/ccd"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert open_cache().folder == Path.home()/".cache"/"ccd"
+    (tmp_path/"file").write_text("")
+    with pytest.raises(CCDError, match="is not a folder"): open_cache(tmp_path/"file")
 
 
 def test_what_makes_a_view_another_one(coloured):
