@@ -40,7 +40,7 @@ def spoken(call):
     return isinstance(name, ast.Name) and name.id in SAID
 
 
-def dumb(node):
+def silent(node):
     "Texts, messages, imports, strokes of a drawing, and what is for other devices: no test here could notice a fault."
     if isinstance(node, ast.FunctionDef) and "pen" in [a.arg for a in node.args.args]: return True
     if isinstance(node, (ast.If, ast.IfExp)): return bool(re.search("cuda|mps", ast.unparse(node.test)))
@@ -77,7 +77,7 @@ def changed(node, **kw):
 
 def faults(node):
     "(node, text in its place) of each fault in the tree."
-    if dumb(node): return
+    if silent(node): return
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
         choices = COMPARE[type(node.ops[0])]
