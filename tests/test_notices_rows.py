@@ -432,6 +432,13 @@ def test_a_measurement_reads_both_splits_and_writes_its_table(monkeypatch, tmp_p
         with pytest.raises(CCDError, match="end it in"): bad.check()
 
 
+def test_names_stand_on_the_left_and_figures_on_the_right(capsys):
+    options.show_columns("title", dict(name=["a", "longer"], figure=["x", 2.25]))
+    lines = capsys.readouterr().out.splitlines()
+    a, longer = (next(line for line in lines if word in line) for word in (" a ", "longer"))
+    assert a.index("a") == longer.index("longer") and a.rindex("x") == longer.rindex("2.2") + 2
+
+
 def test_lists_of_names_and_values():
     assert cli._names("a, b ,c") == ["a", "b", "c"]
     v = cli._values("cpu")

@@ -17,7 +17,7 @@ from ccd.classes import TOY14
 from ccd.data import WHOLE, list_photos, read_views
 from ccd.losses import LargeLoss
 from ccd.settings import StudentSettings, TrainSettings, settings
-from ccd.student import boostlu, create_student
+from ccd.student import boostlu, create_student, save_model
 from ccd.training import Trainer, frozen_features, pseudo_mean_ap
 
 CLASSES = ["dog", "cat", "owl"]
@@ -346,12 +346,15 @@ def test_tags_are_those_from_their_own_threshold_on_surest_first(few, tagged, tm
         "image,tags,dog,cat,owl", "0.png,dog;owl,0.9000,0.1000,0.6000", "1.png,owl;cat,0.1000,0.8000,0.9000"]
 
 
-def test_evaluation_by_hand(few, tagged):
+def test_evaluation_by_hand(few, tagged, tmp_path):
     truth = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0]], dtype=bool)
     e = predict.evaluate(tagged, Benchmark("five", "test", few, CLASSES, truth, [[]]*5))
     ap = [100*(1 + 2/2 + 3/5)/3, 100, 100*(1/4 + 2/5)/2]  # dog: 0, 3, 2, 4, 1; owl: 1, 0, 4, 3, 2
     assert [e["ap"][c] for c in CLASSES] == pytest.approx(ap) and e["mean_ap"] == pytest.approx(sum(ap)/3)
     assert e["f1"] == pytest.approx(200*3/(6 + 6)) and e["photos"] == 5  # of six tags, three are right
+    save_model(tagged, tmp_path)
+    assert predict.evaluate(tmp_path, Benchmark("five", "test", few, CLASSES, truth, [[]]*5)) == e
+    assert predict.tag(tmp_path, few) == predict.tag(tagged, few)
 
 
 # --- losses
