@@ -75,7 +75,7 @@ class StudentSettings:
     backbone: str = _paper("torchvision/resnet101", "§4.1")  # torchvision/NAME, or any timm CNN by its name
     weights: str = _paper("imagenet", "§4.1")  # imagenet, random, or a local file
     size: int = _paper(448, "row 22", **_input)  # input side in training and at test, px
-    freeze: int = _paper(0, "not said", ge=0)  # leading stages that stay as pretrained: saves their backward pass
+    freeze: int = _paper(0, "not said", ge=0, le=100)  # leading stages that stay as pretrained: saves their backward pass
     boost: float = _paper(1., "Eq. 4", gt=0, le=100)  # BoostLU's α on the positive part of the maps, in training and at test; 1 = off
 
 @dataclass(config=_strict)
