@@ -13,6 +13,7 @@ from ccd.cli import main
 from ccd.core import CCDError, pick_device
 from ccd.load_teacher import load_teacher
 from ccd.options import show_columns
+from ccd.predict import tag
 from ccd.settings import StudentSettings, flat, settings
 from ccd.student import create_student, save_model
 from ccd.tables import write_table
@@ -224,6 +225,8 @@ def test_scenes_that_cannot_be_drawn(ccd, tmp_path, args):
 
 @pytest.mark.parametrize("threshold", ["nan", "inf", "-0.1", "1.1"])
 def test_a_threshold_that_is_no_probability(ccd, photos, tmp_path, threshold):
-    save_model(create_student(StudentSettings("torchvision/resnet18", "random", 32), ["dog", "cat"]), tmp_path/"model")
+    student = create_student(StudentSettings("torchvision/resnet18", "random", 32), ["dog", "cat"])
+    refused(f"--threshold {float(threshold)}", tag, student, photos, float(threshold))
+    save_model(student, tmp_path/"model")
     code, out, err = ccd("predict", tmp_path, photos, "--threshold", threshold, "--out", tmp_path/"tags.csv")
     assert code == 2 and out == "" and any("--threshold" in line for line in err) and not (tmp_path/"tags.csv").exists()
