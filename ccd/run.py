@@ -6,7 +6,6 @@
 __all__ = ['WAYS', 'read_source', 'new_run', 'write_labels', 'write_views', 'write_quarantine', 'Made', 'measure', 'fit', 'label']
 
 # %% ../nbs/40_run.ipynb #40a00003
-import csv
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,9 +13,8 @@ from pathlib import Path
 import torch
 
 from .benchmarks import Benchmark
-from .cache import open_cache
 from .classes import read_classes
-from .core import CCDError, Clock, atomic, pick_device, provenance, write_json
+from .core import CCDError, Clock, pick_device, provenance, write_json
 from .data import Photos, Views, first, list_photos, quarantine, whole
 from .discriminant import region_views
 from .distill import distill
@@ -29,7 +27,7 @@ from .scorer import Scorer
 from .settings import Settings, settings
 from .student import Student, create_student
 from .tables import check_table, write_table
-from .teacher import Teacher, check_mode
+from .teacher import Teacher
 from .views import grid_views
 
 # %% ../nbs/40_run.ipynb #5ce0a1d7
@@ -82,8 +80,7 @@ def write_views(path, photos:Photos, classes:list[str], v:Views):
 
 def write_quarantine(path, broken:dict[str, str]):
     "A line per photograph that could not be decoded, with the reason."
-    with atomic(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
-        csv.writer(f).writerows([("image", "reason"), *broken.items()])
+    write_table(path, dict(image=list(broken), reason=list(broken.values())))
 
 # %% ../nbs/40_run.ipynb #40a00021
 @dataclass
@@ -182,8 +179,7 @@ def fit(
     run, clock, device = new_run(out, name), Clock(), pick_device(s.device)
     teacher = load_teacher(s.teacher, device)  # this and the next two: what is missing shows before any work
     if method == "ccd": create_student(s.student, classes)
-    if s.labels.source != "text": check_mode(teacher, "region")
-    open_cache(cache)
+    Scorer(teacher, classes, s, cache)
     with clock("decode"):
         source, broken = quarantine(source)
         if evaluation:
