@@ -8,6 +8,7 @@ __all__ = ['app', 'Model', 'fit', 'label', 'cache', 'bench', 'predict', 'evaluat
 
 # %% ../nbs/49_cli.ipynb #22101090
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -53,7 +54,8 @@ def _report(run, m, per_class):
         columns = {"class": list(m["student"]["eval_ap"])}
         for k in ("teacher", "student"): columns[k] = list(m[k]["eval_ap"].values())
         show_columns("average precision on eval, %", columns)
-    if m["quarantined"]: typer.echo(f"left out because they cannot be decoded: {m['quarantined']} ({run/'quarantine.csv'})")
+    if m["quarantined"] or m["passed"]:
+        typer.echo(f"left out {m['quarantined']}, of other kinds {sum(m['passed'].values())} (reasons: {run/'quarantine.csv'})")
     typer.echo(f"{m['photos']} photographs, {m['views_per_image']:.1f} views each, {sum(m['seconds'].values()):.0f} s on {m['device']}")
     typer.echo(f"run folder: {run}\nnext: ccd predict {run} PHOTOS/ --out tags.csv")
 
@@ -260,6 +262,7 @@ def main():
     log = logging.getLogger("ccd")
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [logging.StreamHandler()], False  # to standard error, a line each, once
+    sys.stdout.reconfigure(errors="backslashreplace")               # paths need not be UTF-8
     try: app()
     except Exception as e:
         from ccd.core import CCDError

@@ -10,7 +10,7 @@ import torch
 
 from .benchmarks import Benchmark
 from .core import CCDError, pick_device
-from .data import Photos, list_photos, quarantine
+from .data import Photos, faults, list_photos, quarantine
 from .metrics import average_precision, micro_f1
 from .student import Student, load_model
 from .tables import check_table, write_table
@@ -22,17 +22,17 @@ def tag(
     photos,                     # a folder of photographs, or `Photos`
     threshold:float|None=None,  # one threshold for all classes; None = the model's own
     device:str="auto"           # where to run
-) -> tuple[list[dict], dict[str, str]]:  # rows (image, tags, scores by class); why each broken photograph was left out
+) -> tuple[list[dict], dict[str, str]]:  # rows (image, tags, scores by class); why each file or folder was left out
     "Tags and probabilities for every photograph that can be decoded."
     student = model if isinstance(model, Student) else load_model(model, pick_device(device))
-    photos, bad = quarantine(photos if isinstance(photos, Photos) else list_photos(photos))
+    photos, left_out = quarantine(photos if isinstance(photos, Photos) else list_photos(photos))
     p = predict(student, photos)
     limit = student.threshold.cpu() if threshold is None else torch.full((len(student.classes),), float(threshold))
     rows = []
     for name, q in zip(photos.names, p):
         chosen = [c for c in q.argsort(descending=True).tolist() if q[c] >= limit[c]]
         rows.append(dict(image=name, tags=[student.classes[c] for c in chosen], scores=dict(zip(student.classes, q.tolist()))))
-    return rows, bad
+    return rows, left_out
 
 # %% ../nbs/41_predict.ipynb #5add5927
 def write_tags(
@@ -57,7 +57,7 @@ def evaluate(
         lone = [c for c in mine if c not in theirs] + [c for c in theirs if c not in mine]
         how = f" ({lone[0]!r} is in one only)" if lone else " in the same order"
         raise CCDError(f"the model's classes are not those of {benchmark.name}{how}: evaluate it on the benchmark it was made for")
-    _, bad = quarantine(benchmark)
+    bad = faults(benchmark.photos)
     if bad:
         file = benchmark.photos.root/next(iter(bad))
         raise CCDError(f"{file} cannot be decoded ({len(bad)} in all): a measured split must be whole, fetch it again")
