@@ -269,6 +269,12 @@ def test_a_transparent_colour_lies_on_white(tmp_path, mode):
 
 # --- a run
 
+@pytest.mark.parametrize("make_it", [os.mkdir, os.mkfifo] if hasattr(os, "mkfifo") else [os.mkdir], ids=lambda f: f.__name__)
+def test_what_is_no_file_is_not_waited_for(tmp_path, make_it):
+    make(make_it, tmp_path/"a.jpg")
+    with pytest.raises(CCDError, match="a.jpg cannot be decoded .not a regular file"): data.Photos(tmp_path, ["a.jpg"]).open(0)
+
+
 def change(path, how):
     if how == "deleted": path.unlink()
     if how == "emptied": path.write_bytes(b"")
