@@ -87,8 +87,9 @@ def match_sharpness(
     return 2**((low + high)/2)
 
 def estimate_calibration(
-    p:torch.Tensor  # [N, C] softmax probabilities of whole images
+    p:torch.Tensor,        # [N, C] softmax probabilities of whole images
+    classes:int|None=None  # how many classes the sharpness is meant for; None = C
 ) -> Calibration:
-    "Offsets that even out the class means of log p, and the sharpness at which the mean entropy is ½ ln C. Never NaN."
+    "Offsets that even out the class means of log p, and the sharpness at which the mean entropy is ½ ln `classes`. Never NaN."
     offset = _log(p).mean(0)
-    return Calibration(offset, match_sharpness(_log(p) - offset, math.log(p.shape[1])/2))
+    return Calibration(offset, match_sharpness(_log(p) - offset, math.log(classes or p.shape[1])/2))

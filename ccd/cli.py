@@ -30,6 +30,7 @@ def fit(
     out: Annotated[Optional[Path], typer.Option(help="Run folder; runs/<photos>-N if left out.")] = None,
     backbone: Annotated[Optional[str], typer.Option(help="torchvision/NAME or a timm CNN.")] = None,
     weights: Annotated[Optional[str], typer.Option(help="imagenet, random, or a local file.")] = None,
+    method: Annotated[str, typer.Option(help="ccd (a student), or discriminant (the teacher's own regions in closed form).")] = "ccd",
     epochs: Annotated[Optional[int], typer.Option(min=1)] = None, seed: Annotated[Optional[int], typer.Option(min=0)] = None,
     cache: CacheDir = None, per_class: Annotated[bool, typer.Option("--per-class", help="Show average precision by class.")] = False,
 ):
@@ -41,18 +42,19 @@ def fit(
         raise CCDError("--eval-split needs --benchmark: a folder of photographs has no truth to measure with")
     s = choices.settings(student__backbone=backbone, student__weights=weights, train__epochs=epochs, seed=seed)
     evaluation = read_split(source.benchmark, source.root, eval_split) if eval_split else None
-    run = fit(photos, classes, out, s, evaluation, source.limit, cache)
+    run = fit(photos, classes, out, s, evaluation, source.limit, cache, method)
     _report(run, read_json(run/"metrics.json"), per_class)
 
 def _report(run, m, per_class):
+    model = "discriminant" if "competing" in m else "student"
     if "teacher" in m:
         kinds = ("initial", "local", "final")
         train = [m["teacher"].get("train_mean_ap", "–"), *(m["labels"][k]["train_mean_ap"] for k in kinds), ""]
-        found = [m["teacher"].get("eval_mean_ap", "–"), "", "", "", m.get("student", {}).get("eval_mean_ap", "–")]
-        show_columns("mAP, %", {"": ["teacher, zero-shot", *(f"labels, {k}" for k in kinds), "student"], "train": train, "eval": found})
-    if per_class and "student" in m:
-        columns = {"class": list(m["student"]["eval_ap"])}
-        for k in ("teacher", "student"): columns[k] = list(m[k]["eval_ap"].values())
+        found = [m["teacher"].get("eval_mean_ap", "–"), "", "", "", m.get(model, {}).get("eval_mean_ap", "–")]
+        show_columns("mAP, %", {"": ["teacher, zero-shot", *(f"labels, {k}" for k in kinds), model], "train": train, "eval": found})
+    if per_class and model in m:
+        columns = {"class": list(m[model]["eval_ap"])}
+        for k in ("teacher", model): columns[k] = list(m[k]["eval_ap"].values())
         show_columns("average precision on eval, %", columns)
     if m["quarantined"] or m["passed"]:
         typer.echo(f"left out {m['quarantined']}, of other kinds {sum(m['passed'].values())} (reasons: {run/'quarantine.csv'})")
@@ -141,7 +143,8 @@ def evaluate(
     from ccd.predict import evaluate
     e = evaluate(model, read_split(benchmark, root, split, limit), device)
     if per_class: show_columns(f"average precision on {benchmark} {split}, %", {"class": list(e["ap"]), "AP": list(e["ap"].values())})
-    typer.echo(f"{benchmark} {split}, {e['photos']} photographs: mAP {e['mean_ap']:.2f} %, F1 of the tags {e['f1']:.2f} %")
+    typer.echo(f"{benchmark} {split}, {e['photos']} photographs: mAP {e['mean_ap']:.2f} %, "
+               f"F1 of the tags {e['f1']:.2f} %, by class {e['f1_macro']:.2f} %")
 
 # %% ../nbs/49_cli.ipynb #44d9eb04
 def _names(text): return [m.strip() for m in text.split(",")]

@@ -19,11 +19,11 @@ from .benchmarks import Benchmark
 from .cdul import CDULSettings, aggregate, cdul, combine, label_moves
 from .core import CCDError, pick_device
 from .data import quarantine
-from .discriminant import RegionScorer
 from .distill import distill
 from .load_teacher import load_teacher
-from .metrics import mean_ap
-from .pseudo_labels import update
+from .metrics import macro_f1, mean_ap
+from .pseudo_labels import tag_thresholds, update
+from .regions import fit_regions
 from .results import Rows, summary
 from .scorer import Scorer
 from .settings import Settings
@@ -40,7 +40,10 @@ class Comparison:
     def scorer(self): return Scorer(load_teacher(self.s.teacher, pick_device(self.s.device)), self.train.classes, self.s, self.cache)
 
     @cached_property
-    def whole(self): return self.scorer.probabilities(self.train.photos, desc="whole photos")
+    def embedded(self): return self.scorer.embed(self.train.photos, desc="whole photos")
+
+    @cached_property
+    def whole(self): return self.scorer.read(self.embedded)
 
     @cached_property
     def snippets(self): return self._snippets(self.train)
@@ -52,14 +55,17 @@ class Comparison:
     def test_snippets(self): return self._snippets(self.test)
 
     @cached_property
-    def regions(self): return RegionScorer(self.scorer, self.train.photos, self.whole)
+    def regions(self): return fit_regions(self.scorer, self.train.photos, self.embedded)
 
     @cached_property
     def features(self): return shared_features(self.s, self.train, self.test)
 
     def _snippets(self, b): return self.scorer.probabilities(b.photos, grid_views(len(b)), "3×3 snippets")
 
-    def predict(self, student): return predict(student, self.test.photos, features=self.features[1])
+    def outcome(self, labels, student, passes, **more):
+        "Of a student that was trained on `labels`."
+        train, test = (predict(student, b.photos, features=f) for b, f in zip((self.train, self.test), self.features))
+        return Outcome(labels, test, passes, train, **more)
 
 # %% ../nbs/34_methods.ipynb #34a00003
 @dataclass
@@ -68,6 +74,7 @@ class Outcome:
     labels: torch.Tensor      # [N, C] what the student was trained on
     prediction: torch.Tensor  # [M, C] probabilities on the test split
     passes: int               # views that the teacher scored
+    train: torch.Tensor|None = None                # [N, C] probabilities on the training split; None = the labels are its own
     row: dict = field(default_factory=dict)        # what else its row says
     artifacts: dict = field(default_factory=dict)  # what made it, for reports
 
@@ -91,7 +98,7 @@ def _cdul_labels(whole, snippets, cs): return combine(whole, aggregate(snippets,
 def _on(labels, passes, c, s):
     "A student on fixed labels, by cross-entropy."
     student = train_baseline(c.train.photos, c.train.classes, BASELINES["bce"], s, y=labels, features=c.features[0])
-    return Outcome(labels, c.predict(student), passes)
+    return c.outcome(labels, student, passes)
 
 def _student_global(c, s): return _on(c.whole, len(c.train), c, s)
 
@@ -100,9 +107,10 @@ def _student_grid(c, s):
     return _on(labels, 10*len(c.train), c, s)
 
 def _discriminant(c, s):
-    return Outcome(c.regions.learned, c.regions.probabilities(c.test.photos, desc="regions"), 2*(len(c.train) + len(c.test)))
+    scorer, learned = c.regions
+    return Outcome(learned, scorer.probabilities(c.test.photos, desc="regions"), 2*(len(c.train) + len(c.test)))
 
-def _student_discriminant(c, s): return _on(c.regions.learned, 2*len(c.train), c, s)
+def _student_discriminant(c, s): return _on(c.regions[1], 2*len(c.train), c, s)
 
 def _supervised(c, s): return _on(torch.tensor(c.train.truth, dtype=torch.float32), 0, c, s)
 
@@ -111,7 +119,7 @@ def _ccd(c, s):
     curve = []
     def log(record, running, student): curve.append(record | dict(train_mean_ap=mean_ap(c.train.truth, running)))
     d = distill(c.train.photos, c.train.classes, s, c.scorer.teacher, log, c.cache, c.features[0])
-    return Outcome(d.final, c.predict(d.student), len(c.train) + len(d.views), artifacts=dict(distilled=d, curve=curve))
+    return c.outcome(d.final, d.student, len(c.train) + len(d.views), artifacts=dict(distilled=d, curve=curve))
 
 def _ccd_discriminant(c, s):
     o = _ccd(c, replace(s, labels=replace(s.labels, source="both")))
@@ -123,17 +131,17 @@ def _cdul(cs, c, s):
         moves.append(label_moves(before, after, c.train.truth) | dict(labels_mean_ap=mean_ap(c.train.truth, after)))
     labels = _cdul_labels(c.whole, c.snippets, cs)
     d = cdul(c.train.photos, c.train.classes, labels, s, cs, on_epoch=log, features=c.features[0])
-    return Outcome(d.final, c.predict(d.student), 10*len(c.train), dict(moves=moves))
+    return c.outcome(d.final, d.student, 10*len(c.train), row=dict(moves=moves))
 
 def _baseline(loss, c, s):
     student = train_baseline(c.train.photos, c.train.classes, BASELINES[loss], s, y=c.whole, features=c.features[0])
-    return Outcome(c.whole, c.predict(student), len(c.train))
+    return c.outcome(c.whole, student, len(c.train))
 
 def _weak(loss, level, c, s):
     "A loss on labels drawn from the truth."
     z, k = draw_labels(c.train.truth, level, s.seed), float(c.train.truth.sum(1).mean())
     student = train_baseline(c.train.photos, c.train.classes, BASELINES[loss], s, z=z, k=k, features=c.features[0])
-    return Outcome(z, c.predict(student), 0)
+    return c.outcome(z, student, 0)
 
 # %% ../nbs/34_methods.ipynb #5b0533fc
 METHODS = dict(
@@ -174,8 +182,8 @@ def compare(
     cache=None,                       # where embeddings are kept, as for `open_cache`
     on_row:Callable|None=None         # called with each new row and its `Outcome`
 ) -> list[dict]:
-    """Make the rows that `out` does not hold yet and keep them there: method, supervision, seed, labels_train_mean_ap and eval_mean_ap
-    in percent, teacher_passes (views scored), seconds. `CCDError` where it holds rows of other settings or data."""
+    """Make the rows that `out` does not hold yet and keep them there: method, supervision, seed, labels_train_mean_ap, eval_mean_ap
+    and eval_f1_macro in percent, teacher_passes (views scored), seconds. `CCDError` where it holds rows of other settings or data."""
     check_methods(methods)
     rows = Rows(out, s, train, test, METHODS)
     jobs = rows.missing(seeds, methods)
@@ -183,8 +191,10 @@ def compare(
     for seed, m in jobs:
         start = time.perf_counter()
         o = METHODS[m].run(c, replace(s, seed=seed))
+        tags = o.prediction >= tag_thresholds(o.labels if o.train is None else o.train)
         row = dict(method=m, supervision=METHODS[m].supervision, seed=seed, labels_train_mean_ap=mean_ap(c.train.truth, o.labels),
-                   eval_mean_ap=mean_ap(c.test.truth, o.prediction), teacher_passes=o.passes, seconds=round(time.perf_counter() - start, 1))
+                   eval_mean_ap=mean_ap(c.test.truth, o.prediction), eval_f1_macro=macro_f1(c.test.truth, tags),
+                   teacher_passes=o.passes, seconds=round(time.perf_counter() - start, 1))
         rows.add(row | o.row)
         if on_row: on_row(row, o)
     return list(rows)
@@ -193,13 +203,15 @@ def compare(
 def method_columns(
     rows:list[dict]  # of `compare`
 ) -> dict:           # name to its cells
-    "A line per method, by supervision: mAP with its standard deviation over seeds, the mAP of its labels, teacher passes."
+    "A line per method, by supervision: mAP with its standard deviation over seeds, macro F1, the mAP of its labels, teacher passes."
     levels, out = (*LEVELS, "none"), []
+    def average(m, key, digits):
+        found = [r.get(key) for r in rows if r["method"] == m]
+        return "–" if None in found else round(sum(found)/len(found), digits)  # rows of before have fewer figures
     for x in sorted(summary(rows), key=lambda x: levels.index(METHODS[x["method"]].supervision)):
         m = METHODS[x["method"]]
-        passes = [r.get("teacher_passes") for r in rows if r["method"] == x["method"]]
         sd = x["eval_sd"] if x["seeds"] > 1 else "–"
-        out.append((m.supervision, f"{m.title} (`{x['method']}`)", x["eval"], sd, x["seeds"], x["labels"],
-                    "–" if None in passes else round(sum(passes)/len(passes))))
-    names = ("supervision", "method", "mAP, %", "sd", "seeds", "labels, mAP %", "teacher passes")
+        out.append((m.supervision, f"{m.title} (`{x['method']}`)", x["eval"], sd, average(x["method"], "eval_f1_macro", 1), x["seeds"],
+                    x["labels"], average(x["method"], "teacher_passes", None)))
+    names = ("supervision", "method", "mAP, %", "sd", "macro F1, %", "seeds", "labels, mAP %", "teacher passes")
     return dict(zip(names, map(list, zip(*out))))

@@ -6,32 +6,35 @@
 __all__ = ['tag', 'write_tags', 'evaluate']
 
 # %% ../nbs/41_predict.ipynb #5596c417
+from pathlib import Path
+
 import torch
 
 from .benchmarks import Benchmark
 from .core import CCDError, pick_device
 from .data import Photos, faults, list_photos, quarantine
-from .metrics import average_precision, micro_f1
-from .student import Student, load_model
+from .metrics import average_precision, macro_f1, micro_f1
+from .models import classify, load
 from .tables import check_table, write_table
-from .training import predict
 
 # %% ../nbs/41_predict.ipynb #75c7945a
+def _loaded(model, device): return load(model, pick_device(device)) if isinstance(model, (str, Path)) else model
+
 def tag(
-    model,                      # a run folder, its model/ folder, or a loaded `Student`
+    model,                      # a run folder, its model/ folder, or what `load` reads from it
     photos,                     # a folder of photographs, or `Photos`
     threshold:float|None=None,  # one threshold for all classes; None = the model's own
     device:str="auto"           # where to run
 ) -> tuple[list[dict], dict[str, str]]:  # rows (image, tags, scores by class); why each file or folder was left out
     "Tags and probabilities for every photograph that can be decoded."
-    student = model if isinstance(model, Student) else load_model(model, pick_device(device))
+    model = _loaded(model, device)
     photos, left_out = quarantine(photos if isinstance(photos, Photos) else list_photos(photos))
-    p = predict(student, photos)
-    limit = student.threshold.cpu() if threshold is None else torch.full((len(student.classes),), float(threshold))
+    p = classify(model, photos)
+    limit = model.threshold.cpu() if threshold is None else torch.full((len(model.classes),), float(threshold))
     rows = []
     for name, q in zip(photos.names, p):
         chosen = [c for c in q.argsort(descending=True).tolist() if q[c] >= limit[c]]
-        rows.append(dict(image=name, tags=[student.classes[c] for c in chosen], scores=dict(zip(student.classes, q.tolist()))))
+        rows.append(dict(image=name, tags=[model.classes[c] for c in chosen], scores=dict(zip(model.classes, q.tolist()))))
     return rows, left_out
 
 # %% ../nbs/41_predict.ipynb #5add5927
@@ -46,14 +49,14 @@ def write_tags(
 
 # %% ../nbs/41_predict.ipynb #2d29e6b6
 def evaluate(
-    model,               # a run folder, its model/ folder, or a loaded `Student`
+    model,               # a run folder, its model/ folder, or what `load` reads from it
     benchmark:Benchmark, # a labelled split of the same classes
     device:str="auto"    # where to run
-) -> dict:               # mean_ap and f1 in percent, ap by class, photos
+) -> dict:               # mean_ap, f1 and f1_macro in percent, ap by class, photos
     "mAP, average precision by class and F1 of the tags; `CCDError` where classes differ or a photograph is broken."
-    student = model if isinstance(model, Student) else load_model(model, pick_device(device))
-    if student.classes != benchmark.classes:
-        mine, theirs = student.classes, benchmark.classes
+    model = _loaded(model, device)
+    if model.classes != benchmark.classes:
+        mine, theirs = model.classes, benchmark.classes
         lone = [c for c in mine if c not in theirs] + [c for c in theirs if c not in mine]
         how = f" ({lone[0]!r} is in one only)" if lone else " in the same order"
         raise CCDError(f"the model's classes are not those of {benchmark.name}{how}: evaluate it on the benchmark it was made for")
@@ -61,6 +64,7 @@ def evaluate(
     if bad:
         file = benchmark.photos.root/next(iter(bad))
         raise CCDError(f"{file} cannot be decoded ({len(bad)} in all): a measured split must be whole, fetch it again")
-    p = predict(student, benchmark.photos)
-    ap, tags = average_precision(benchmark.truth, p), p >= student.threshold.cpu()
-    return dict(mean_ap=float(ap.mean()), f1=micro_f1(benchmark.truth, tags), ap=dict(zip(student.classes, ap.tolist())), photos=len(p))
+    p = classify(model, benchmark.photos)
+    ap, tags = average_precision(benchmark.truth, p), p >= model.threshold.cpu()
+    f1 = dict(f1=micro_f1(benchmark.truth, tags), f1_macro=macro_f1(benchmark.truth, tags))
+    return dict(mean_ap=float(ap.mean()), **f1, ap=dict(zip(model.classes, ap.tolist())), photos=len(p))

@@ -108,18 +108,25 @@ class Scorer:
         self.teacher, self.classes, self.s, self.cache = teacher, classes, s, open_cache(cache)
         self.text = embed_classes(teacher, classes, s.teacher.prompt)
 
-    def probabilities(
+    def embed(
         self,
         photos:Photos,               # N photographs
         views:Views|None=None,       # V views of them; None = each photograph as a whole, squashed
         desc:str="teacher",          # of the progress bar
         how:ViewSettings|None=None   # how views are looked at: `mode`, `roi_size`; None = as the scorer's own settings say
-    ) -> torch.Tensor:               # [V, C] in [0, 1]; rows of a softmax sum to 1
-        "What the teacher says of each view (Eq. 2)."
+    ) -> torch.Tensor:               # [V, D] unit vectors
+        "What the teacher sees in each view."
         how = how or self.s.views
         mode = "squash" if views is None else how.mode
-        image = cached_views(self.teacher, photos, views, self.cache, self.s.teacher.batch, desc, mode, how.roi_size)
-        return class_probabilities(image, self.text, self.teacher.temperature, self.bias)
+        return cached_views(self.teacher, photos, views, self.cache, self.s.teacher.batch, desc, mode, how.roi_size)
+
+    def read(self, embedding:torch.Tensor) -> torch.Tensor:
+        "What it says of embeddings [V, D]: [V, C] in [0, 1] (Eq. 2); rows of a softmax sum to 1."
+        return class_probabilities(embedding, self.text, self.teacher.temperature, self.bias)
+
+    def probabilities(self, photos:Photos, views:Views|None=None, desc:str="teacher", how:ViewSettings|None=None) -> torch.Tensor:
+        "What the teacher says of each view [V, C]; arguments as for `embed`."
+        return self.read(self.embed(photos, views, desc, how))
 
     def seen(self, photos:Photos) -> np.ndarray: # [N] bool
         "The photographs of which the cache holds a view by this teacher: they have been decoded before, to the same bytes."

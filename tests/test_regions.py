@@ -1,16 +1,20 @@
 "`labels.source` reaches the labels of `fit` and `label`, and nothing that is called the teacher's."
+from dataclasses import replace
+
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from ccd.benchmarks import read_benchmark
-from ccd.bias import calibrate
 from ccd.core import read_json
-from ccd.discriminant import RegionScorer, region_views
+from ccd.discriminant import region_views
 from ccd.distill import train_on_updated, warm_up
 from ccd.load_teacher import load_teacher
 from ccd.methods import compare
-from ccd.pseudo_labels import label_rule
+from ccd.models import load
+from ccd.predict import evaluate, tag
+from ccd.pseudo_labels import label_rule, tag_thresholds
+from ccd.regions import fit_regions
 from ccd.run import fit, label
 from ccd.scorer import Scorer
 
@@ -25,16 +29,16 @@ def columns(path, kind, classes):
 
 def scorers(train, s, source):
     texts = Scorer(load_teacher(s.teacher), train.classes, s)
-    whole = texts.probabilities(train.photos)
-    return whole, RegionScorer(texts, train.photos, whole, source)
+    e = texts.embed(train.photos)
+    return texts.read(e), *fit_regions(texts, train.photos, e, source)
 
 
 @pytest.mark.parametrize("source", ["regions", "both"])
 def test_labels_are_those_of_the_regions(train, tmp_path, small, source):
     s = small(labels__source=source)
     label(train, out=tmp_path/"labels.parquet", s=s, grid=True)
-    whole, regions = scorers(train, s, source)
-    want = label_rule(regions.learned, s.labels).initial(regions.learned)
+    whole, _, learned = scorers(train, s, source)
+    want = label_rule(learned, s.labels).initial(learned)
     got = columns(tmp_path/"labels.parquet", "initial", train.classes)
     assert torch.allclose(got, want, atol=1e-6)
     assert not torch.allclose(got, label_rule(whole, s.labels).initial(whole), atol=.05)
@@ -43,9 +47,9 @@ def test_labels_are_those_of_the_regions(train, tmp_path, small, source):
 def test_both_stages_of_ccd_ask_the_regions(train, small):
     s = small(labels__source="both", train__epochs=2)
     w = warm_up(train.photos, train.classes, s)
-    whole, regions = scorers(train, s, "both")
+    whole, regions, learned = scorers(train, s, "both")
     assert torch.allclose(w.teacher, whole, atol=1e-6)
-    assert torch.allclose(w.initial, w.rule.initial(regions.learned), atol=1e-6)
+    assert torch.allclose(w.initial, w.rule.initial(learned), atol=1e-6)
     d = train_on_updated(w, s)
     p = regions.probabilities(train.photos, d.views)
     assert torch.allclose(d.local, w.rule.local(p, d.views.image, len(train)), atol=1e-6)
@@ -75,15 +79,54 @@ def test_a_teacher_without_a_map_is_refused_before_any_work(ccd, clip_folder, ph
 
 def test_a_photograph_is_its_whole_and_its_best_region_of_both_sides(train, small):
     s = small(labels__source="both")
-    whole, regions = scorers(train, s, "both")
-    views = region_views(1)
+    _, regions, learned = scorers(train, s, "both")
+    texts, head, views = Scorer(regions.teacher, train.classes, s), regions.heads[0], region_views(1)
     for i in (0, 7):
-        f = regions.features(train.photos.take([i]), views)
-        said, seen = regions.read(f), regions.discriminant(f)
+        one = train.photos.take([i])
+        f = regions.features(one, views)
+        whole, said, seen = head.read(texts.embed(one))[0], head.read(regions.teacher.read_regions(f)), head.discriminant(f)
         for c in range(14):
-            text = (calibrate(whole[i:i + 1], regions.calibration)[0, c] + max(said[:, c]))/2
-            own = (seen[38, c] + max(seen[:, c]))/2 if regions.discriminant.found[c] else text
-            assert abs(regions.learned[i, c] - (text + own)/2) < 1e-5
+            text = (whole[c] + max(said[:, c]))/2
+            own = (seen[38, c] + max(seen[:, c]))/2 if head.discriminant.found[c] else text
+            assert abs(learned[i, c] - (text + own)/2) < 1e-5
+
+
+@pytest.mark.parametrize("share", [0., .25, 1.])
+def test_names_that_compete_weigh_as_much_as_the_collection_is_open(train, small, share):
+    few = ["star", "moon", "boat"]
+    s = small(labels__others="heart, tree, sun, flower, fish")
+    texts = Scorer(load_teacher(s.teacher), few, s)
+    regions, learned = fit_regions(texts, train.photos, texts.embed(train.photos))
+    closed, opened = regions.heads
+    first = opened.read(texts.embed(train.photos)).argmax(1)
+    assert regions.share == sum(c >= 3 for c in first.tolist())/len(train) > .3
+    assert len(closed.text) == 3 < len(opened.text) <= 8 and learned.shape == (len(train), 3)
+    regions.share = share
+    alone = [replace(regions, heads=[h], share=0.).probabilities(train.photos) for h in (closed, opened)]
+    assert torch.allclose(regions.probabilities(train.photos), (1 - share)*alone[0] + share*alone[1], atol=1e-6)
+
+
+def test_a_model_folder_without_a_student(train, toy_root, tmp_path, small, ccd):
+    test = read_benchmark("toy", toy_root, "test")
+    run = fit(train, out=tmp_path/"run", s=small(), evaluation=test, method="discriminant")
+    _, regions, learned = scorers(train, small(labels__source="both"), "both")
+    assert torch.allclose(columns(run/"labels.parquet", "final", train.classes), learned, atol=1e-6)
+    model = load(run)
+    assert model.threshold.tolist() == tag_thresholds(learned).tolist()
+    rows, _ = tag(run, test.photos)
+    p = regions.probabilities(test.photos)
+    for row, q in zip(rows, p):
+        assert torch.allclose(torch.tensor(list(row["scores"].values())), q, atol=1e-5)
+        assert set(row["tags"]) == {c for c, v, t in zip(train.classes, q, model.threshold) if v >= t}
+    e = evaluate(run, test)
+    assert abs(e["mean_ap"] - read_json(run/"metrics.json")["discriminant"]["eval_mean_ap"]) < 1e-6
+    code, out, said = ccd("predict", run, test.photos.root, "--out", tmp_path/"tags.csv")
+    assert code == 0 and (tmp_path/"tags.csv").exists()
+
+
+def test_an_unknown_method_is_refused_in_one_line(train, photos, tmp_path, ccd):
+    code, _, said = ccd("fit", photos, "--classes", "star, moon", "--method", "magic", "--out", tmp_path/"run")
+    assert code == 2 and said == ["ccd: --method magic: choose from ccd, discriminant"] and not (tmp_path/"run").exists()
 
 
 def test_rows_of_the_comparison(train, toy_root, tmp_path, small):
