@@ -7,6 +7,8 @@ __all__ = ['VOC20', 'TOY14', 'COCO80', 'NUS81', 'PROMPTS', 'ClassName', 'parse_c
            'templates', 'prompts']
 
 # %% ../nbs/02_classes.ipynb #c21c3323
+import os
+import unicodedata
 from pathlib import Path
 
 from .core import CCDError
@@ -33,6 +35,17 @@ NUS81 = [
     "sign", "sky", "snow", "soccer", "sports", "statue", "street", "sun", "sunset", "surf", "swimmers", "tattoo", "temple", "tiger",
     "tower", "town", "toy", "train", "tree", "valley", "vehicle", "water", "waterfall", "wedding", "whales", "window", "zebra"]
 
+# %% ../nbs/02_classes.ipynb #02a00005
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories: control, format, half of a pair, line and paragraph ends
+_JOINERS = "\u200c\u200d"
+
+def _words(line, where):
+    "`line` in NFC, single blanks between its words; `CCDError` for a character that cannot be seen."
+    text = unicodedata.normalize("NFC", line.strip()).replace("\t", " ")
+    unseen = [x for x in text if unicodedata.category(x) in _UNSEEN and x not in _JOINERS]
+    if unseen: raise CCDError(f"{where} {text!r} has {unseen[0]!r}, a character that cannot be seen: remove it")
+    return " ".join(text.split())
+
 # %% ../nbs/02_classes.ipynb #820a4baf
 class ClassName(str):
     "A class's name, with the phrases that stand for it in prompts."
@@ -42,35 +55,47 @@ def parse_class(
     line:str,             # `name`, `name: phrase | phrase`, or `phrase | phrase`, whose first is the name
     where:str="classes"   # what a message calls its place
 ) -> ClassName:
-    "A class and its aliases; `CCDError` for an empty alias."
+    "A class and its aliases; `CCDError` for an empty alias, and for what a name cannot hold in a list or table."
     if isinstance(line, ClassName): return line
-    name, colon, rest = line.partition(":")
-    phrases = [" ".join(p.split()) for p in (rest if colon else line).split("|")]
-    c = ClassName(" ".join((name if colon else phrases[0]).split()))
+    text = _words(line, where)
+    if text.startswith("#"): raise CCDError(f"{where} {text!r} begins with #: a class list has no comments, remove the line")
+    name, colon, rest = text.partition(":")
+    if ":" in rest or rest and not rest.startswith(" "):
+        raise CCDError(f"{where} {text!r} has a colon inside: the only one stands after the name, with a blank: name: phrase | phrase")
+    phrases = [p.strip() for p in (rest if colon else text).split("|")]
+    c = ClassName(name.strip() if colon else phrases[0])
     if c and not all(phrases): raise CCDError(f"{where} {c!r} has an empty alias: write it as name: phrase | phrase")
+    if ";" in c: raise CCDError(f"{where} {c!r} has a semicolon, which stands between the tags of a photograph: write it without")
+    if c in ("image", "tags"): raise CCDError(f"{where} {c!r} is a column of every table: rename it, the word as its phrase: name: {c}")
     c.phrases = tuple(phrases)
     return c
 
 # %% ../nbs/02_classes.ipynb #02a00004
+def _key(text): return unicodedata.normalize("NFC", text).casefold()
+
 def check_classes(
     names:list[str],       # candidate names
     where:str="classes"    # what a message calls their source
 ) -> list[str]:            # the same names
-    "Raise `CCDError` for empty or duplicate names (case ignored) or fewer than two classes."
-    seen = {}
+    "Raise `CCDError` for empty or duplicate names (case ignored), a phrase of two classes, or fewer than two classes."
+    seen, read = {}, {}
     for i, n in enumerate(names, 1):
+        key = _key(n)
         if not n: raise CCDError(f"{where}: class {i} is empty: remove the empty line or comma")
-        if n.lower() in seen: raise CCDError(f"{where}: class {n!r} is there twice ({seen[n.lower()]} and {i}): remove one")
-        seen[n.lower()] = i
+        if key in seen: raise CCDError(f"{where}: class {n!r} is there twice ({seen[key]} and {i}): remove one")
+        seen[key] = i
+        for p in getattr(n, "phrases", (n,)):
+            other = read.setdefault(_key(p), n)
+            if other != n: raise CCDError(f"{where}: classes {other!r} and {n!r} share the phrase {p!r}: leave it to one of them")
     if len(names) < 2:
         given = "1 class" if len(names) == 1 else f"{len(names)} classes"
         raise CCDError(f"{where}: {given} given; at least two are needed, since the softmax compares classes")
     return list(names)
 
 def _lines(path):
-    if isinstance(path, str) and not Path(path).is_file():
-        raise CCDError(f'--classes {path}: no such file; give a file with one class per line, or "dog, cat, person"')
-    try: return Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    if isinstance(path, str) and not os.path.isfile(path):
+        raise CCDError(f'--classes {path}: no such file, and one class is too few: give a file, a class per line, or "dog, cat, person"')
+    try: return Path(path).read_text(encoding="utf-8-sig").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise CCDError(f"{path} cannot be read as UTF-8 text ({type(e).__name__}): write one class per line") from None
 
@@ -79,7 +104,7 @@ def read_classes(
 ) -> list[str]:
     "The class names in `spec`; `CCDError` for an unreadable file, an empty or duplicate name, or fewer than two classes."
     where = "--classes"
-    if isinstance(spec, Path) or isinstance(spec, str) and "," not in spec: where, names = str(spec), _lines(spec)
+    if isinstance(spec, Path) or isinstance(spec, str) and ("," not in spec or os.path.isfile(spec)): where, names = str(spec), _lines(spec)
     elif isinstance(spec, str): names = spec.split(",")
     else: names = spec
     return check_classes([parse_class(n, f"{where}: class") for n in names], where)

@@ -198,6 +198,7 @@ def settings(preset: Annotated[str, typer.Option(help="A preset; `ccd presets` s
 def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that are equal in all presets.")] = False):
     "Set the presets side by side, with the source of each value.  Example: ccd presets --all"
     from rich import table
+    from rich.text import Text
 
     from ccd.settings import PRESETS, SOURCES
     values = {p: _values(p) for p in PRESETS}
@@ -207,7 +208,7 @@ def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that
                                         "studies/…, 13_…: notebooks. No source: as paper.")
     for k in values["paper"]:
         if every or len({repr(v[k]) for v in values.values()}) > 1:
-            t.add_row(k, *(f"{v[k]}\n[dim]{SOURCES[p].get(k, '')}[/]" for p, v in values.items()))
+            t.add_row(k, *(Text.assemble(f"{v[k]}\n", (SOURCES[p].get(k, ""), "dim")) for p, v in values.items()))
     show(t, 140)
 
 # %% ../nbs/49_cli.ipynb #49a00003
@@ -231,7 +232,8 @@ def demo(
 @app.command()
 def toy(
     root: Annotated[Path, typer.Argument(help="Gets VOCdevkit/VOCtoy.")],
-    train: int = 800, test: int = 400, size: Annotated[int, typer.Option(help="Side in px.")] = 96, seed: int = 0,
+    train: Annotated[int, typer.Option(min=1)] = 800, test: Annotated[int, typer.Option(min=1)] = 400,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Side in px.")] = 96, seed: Annotated[int, typer.Option(min=0)] = 0,
 ):
     "Draw toy scenes in VOC's layout.  Example: ccd toy toy/; ccd fit --benchmark toy --root toy --eval-split test"
     from ccd.toy import write_toy
@@ -262,10 +264,11 @@ def data(
 # %% ../nbs/49_cli.ipynb #54060038
 def main():
     "Entry point of the `ccd` command."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
     log = logging.getLogger("ccd")
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [logging.StreamHandler()], False  # to standard error, a line each, once
-    sys.stdout.reconfigure(errors="backslashreplace")               # paths need not be UTF-8
     try: app()
     except Exception as e:
         from ccd.core import CCDError

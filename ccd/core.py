@@ -47,7 +47,10 @@ def pick_device(
     import torch
     torch.set_flush_denormal(True)
     if name == "auto": name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try: return torch.zeros(0, device=name).device
+    try:
+        x = torch.zeros(1, device=name)
+        x.cpu()  # the meta device takes numbers and gives none back
+        return x.device
     except Exception: raise CCDError(f"device {name!r} is not available here: choose auto or cpu") from None
 
 # %% ../nbs/00_core.ipynb #4c4e6675

@@ -35,7 +35,7 @@ def micro_f1(
     truth, tags = np.asarray(truth, dtype=bool), np.asarray(tags, dtype=bool)
     return 200.*float((truth & tags).sum())/max(1, int(truth.sum() + tags.sum()))
 
-# %% ../nbs/06_metrics.ipynb #06a00002
+# %% ../nbs/06_metrics.ipynb #06b10002
 def macro_f1(
     truth,  # [N, C] bool
     tags    # [N, C] bool

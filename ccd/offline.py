@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.data import ImageNetInfo
 from torchvision.ops import roi_align
 
-from .core import autocast
+from .core import CCDError, autocast
 from .teacher import Teacher, fingerprint, region_features, rois_of
 from .weights import WHEELS, lite_state, wheel_file
 
@@ -32,6 +32,9 @@ class MiniLM:
         out = []
         for i in range(0, len(sentences), batch):
             tokens = self.tokenizer(sentences[i:i+batch], padding=True, truncation=True, return_tensors="pt")
+            unknown = (tokens["input_ids"] == self.tokenizer.unk_token_id).any(1).nonzero().flatten().tolist()
+            if unknown:
+                raise CCDError(f"teacher offline cannot read {sentences[i + unknown[0]]!r}: add a phrase in English (name: phrase)")
             mask = tokens["attention_mask"][..., None]
             out.append((self.model(**tokens).last_hidden_state*mask).sum(1)/mask.sum(1))
         return F.normalize(torch.cat(out), dim=-1)

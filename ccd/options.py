@@ -128,7 +128,8 @@ def show(
 ):
     "Print `what` on standard output, as wide as the terminal, the same in a notebook."
     from rich.console import Console
-    Console(file=sys.stdout, force_jupyter=False, width=None if sys.stdout.isatty() else width).print(what)
+    plain = dict(markup=False, emoji=False, force_jupyter=False)
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else width, **plain).print(what)
 
 def show_columns(
     title:str,

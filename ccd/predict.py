@@ -26,7 +26,8 @@ def tag(
     threshold:float|None=None,  # one threshold for all classes; None = the model's own
     device:str="auto"           # where to run
 ) -> tuple[list[dict], dict[str, str]]:  # rows (image, tags, scores by class); why each file or folder was left out
-    "Tags and probabilities for every photograph that can be decoded."
+    "Tags and probabilities for every photograph that can be decoded; `CCDError` for a threshold that is no probability."
+    if threshold is not None and not 0 <= threshold <= 1: raise CCDError(f"--threshold {threshold}: give a probability, from 0 to 1")
     model = _loaded(model, device)
     photos, left_out = quarantine(photos if isinstance(photos, Photos) else list_photos(photos))
     p = classify(model, photos)

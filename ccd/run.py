@@ -6,7 +6,6 @@
 __all__ = ['WAYS', 'read_source', 'new_run', 'write_labels', 'write_views', 'write_quarantine', 'Made', 'measure', 'fit', 'label']
 
 # %% ../nbs/40_run.ipynb #40a00003
-import csv
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,9 +13,8 @@ from pathlib import Path
 import torch
 
 from .benchmarks import Benchmark
-from .cache import open_cache
 from .classes import read_classes
-from .core import CCDError, Clock, atomic, pick_device, provenance, write_json
+from .core import CCDError, Clock, pick_device, provenance, write_json
 from .data import Photos, Views, first, list_photos, quarantine, whole
 from .discriminant import region_views
 from .distill import distill
@@ -29,7 +27,7 @@ from .scorer import Scorer
 from .settings import Settings, settings
 from .student import Student, create_student
 from .tables import check_table, write_table
-from .teacher import Teacher, check_mode
+from .teacher import Teacher
 from .views import grid_views
 
 # %% ../nbs/40_run.ipynb #5ce0a1d7
@@ -82,9 +80,8 @@ def write_views(path, photos:Photos, classes:list[str], v:Views):
 
 def write_quarantine(path, left_out:dict[str, str], passed:dict[str, int]):
     "A line per file or folder that was left out, with the reason, and one per suffix that was passed over, with the count of its files."
-    kinds = [(f"*{suffix}", f"of another kind: {n}") for suffix, n in passed.items()]
-    with atomic(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
-        csv.writer(f).writerows([("image", "reason"), *left_out.items(), *kinds])
+    rows = left_out | {f"*{suffix}": f"of another kind: {n}" for suffix, n in passed.items()}
+    write_table(path, dict(image=list(rows), reason=list(rows.values())))
 
 # %% ../nbs/40_run.ipynb #40a00021
 @dataclass
@@ -185,8 +182,7 @@ def fit(
     run, clock, device = new_run(out, name), Clock(), pick_device(s.device)
     teacher = load_teacher(s.teacher, device)  # this and the next two: what is missing shows before any work
     if method == "ccd": create_student(s.student, classes)
-    if s.labels.source != "text": check_mode(teacher, "region")
-    open_cache(cache)
+    Scorer(teacher, classes, s, cache)
     with clock("decode"):
         source, left_out = quarantine(source)
         if evaluation:

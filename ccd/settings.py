@@ -18,6 +18,7 @@ from .core import CCDError
 # %% ../nbs/01_settings.ipynb #73e2b441
 _strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Share = Annotated[float, Field(ge=0, lt=1)]
+_input, _count = dict(ge=32, le=4096), dict(gt=0, le=4096)  # the side of a network's input, px; views or images at a time
 
 def _paper(default, source, **limits): return Field(default, description=source, **limits)
 
@@ -28,23 +29,23 @@ class TeacherSettings:
     prompt: str = _paper("a photo of the {}", "§4.1")  # templates, | between several; or a name of `PROMPTS`
     score: Literal["softmax", "sigmoid"] = _paper("softmax", "Eq. 2")  # across classes; SigLIP's own, each class for itself
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _paper("auto", "not said")  # auto: the fastest the device multiplies
-    size: int|None = _paper(640, "§4.1")  # input side, px; None = the size the teacher was trained at
+    size: int|None = _paper(640, "§4.1", **_input)  # input side, px; None = the size the teacher was trained at
     norm: Literal["own", "imagenet"] = _paper("own", "CLIP's")  # mean and std of its input: those of its training, or ImageNet's
     positions: Literal["bicubic", "bilinear"] = _paper("bicubic", "open_clip's")  # its positional embeddings at another size
-    batch: int = _paper(64, "memory", gt=0)  # views per forward pass
+    batch: int = _paper(64, "memory", **_count)  # views per forward pass
 
 # %% ../nbs/01_settings.ipynb #01a00001
 @dataclass(config=_strict)
 class LabelSettings:
     "From cosines to pseudo-labels (§3.1–3.3)."
-    max_entropy: float = _paper(.5, "§4.1", gt=0)  # nats; only images at or below it vote on the bias
+    max_entropy: float = _paper(.5, "§4.1", gt=0, le=20)  # nats; only images at or below it vote on the bias
     debias: bool = _paper(True, "§3.3")  # divide by the bias; off for the ablation of Table 2
     floor: float = _paper(1e-4, "§3.3, no value", ge=0, lt=1)  # the smallest probability; keeps targets off zero
     floor_first: bool = _paper(True, "§3.3, no place")  # before the division, so classes differ in it; off: after it, all the same
     clamp_local: bool = _paper(True, "§3.3")  # to [0, 1] before the update, as the initial label; off: only their mix
     alpha: float = _paper(.4, "Eq. 7", ge=0, le=1)  # weight of the initial label in the update
     calibrate: bool = _paper(False, "ours, studies/51")  # class offsets and temperature from the scores, before debiasing
-    neighbours: int = _paper(0, "ours, studies/51", ge=0)  # final labels: mean with so many similar photographs; 0 = none
+    neighbours: int = _paper(0, "ours, studies/51", ge=0, le=1000)  # final labels: mean with so many similar photographs; 0 = none
     # whom labels are taken from: the teacher's texts, a classifier of its own surest regions, or the mean of the two
     source: Literal["text", "regions", "both"] = _paper("text", "Eq. 2; ours, studies/56")
     # names that compete where labels come from regions: everyday (common nouns), none, or as for --classes
@@ -55,19 +56,19 @@ class LabelSettings:
 @dataclass(config=_strict)
 class ViewSettings:
     "Which local views the student's class-activation maps propose (§3.2)."
-    per_image: float = _paper(10, "Fig. 6a", gt=0)  # mean number of views per image; sets the class threshold
+    per_image: float = _paper(10, "Fig. 6a", gt=0, le=1000)  # mean number of views per image; sets the class threshold
     # probability from which a class proposes: found from `per_image`, searched as the authors' code does, or given
     class_threshold: Literal["quantile", "search"]|_Share = _paper("quantile", "Fig. 6a")
     at_least_one: bool = _paper(True, "not said")  # an image's top class always proposes; off: an image may have no view
     cam_threshold: float = _paper(.95, "Fig. 7", ge=0, lt=1)  # share of the map's range that counts as active
-    cam_size: int = _paper(64, "not said", gt=0)  # side to which maps are enlarged before the threshold, px
+    cam_size: int = _paper(64, "not said", ge=8, le=4096)  # side to which maps are enlarged before the threshold, px
     box: Literal["extent", "raster"] = _paper("extent", "§3.2")  # around all active positions; the first and last in raster order
     relative: bool = _paper(False, "§3.2, not said")  # a class's map less the mean map of all classes, before it is normalised
     connected: bool = _paper(False, "§3.2, not said")  # only the active region around the peak, not every active position
-    offset: float = _paper(.125, "§4.1", ge=0)  # margin on each side, as a share of the image side: 80 px of 640
-    size: int = _paper(640, "row 22", gt=0)  # input side of the student when it draws maps, px
+    offset: float = _paper(.125, "§4.1", ge=0, le=.5)  # margin on each side, as a share of the image side: 80 px of 640
+    size: int = _paper(640, "row 22", **_input)  # input side of the student when it draws maps, px
     mode: Literal["crop", "squash", "enlarge", "roi"] = _paper("crop", "§4.1")  # how the teacher sees them
-    roi_size: int|None = _paper(None, "ours, studies/52")  # long side of the photograph, px; None = 1½ times the teacher's size
+    roi_size: int|None = _paper(None, "ours, studies/52", ge=32, le=8192)  # long side of the photograph, px; None = 1½ of the teacher's
 
 # %% ../nbs/01_settings.ipynb #fd67b002
 @dataclass(config=_strict)
@@ -75,20 +76,20 @@ class StudentSettings:
     "The classifier that is distilled."
     backbone: str = _paper("torchvision/resnet101", "§4.1")  # torchvision/NAME, or any timm CNN by its name
     weights: str = _paper("imagenet", "§4.1")  # imagenet, random, or a local file
-    size: int = _paper(448, "row 22", gt=0)  # input side in training and at test, px
-    freeze: int = _paper(0, "not said", ge=0)  # leading stages that stay as pretrained: saves their backward pass
-    boost: float = _paper(1., "Eq. 4", gt=0)  # BoostLU's α on the positive part of the maps, in training and at test; 1 = off
+    size: int = _paper(448, "row 22", **_input)  # input side in training and at test, px
+    freeze: int = _paper(0, "not said", ge=0, le=100)  # leading stages that stay as pretrained: saves their backward pass
+    boost: float = _paper(1., "Eq. 4", gt=0, le=100)  # BoostLU's α on the positive part of the maps, in training and at test; 1 = off
 
 @dataclass(config=_strict)
 class TrainSettings:
     "One loop for warm-up and distillation (§3.4, §4.1)."
-    epochs: int = _paper(10, "§4.1", gt=0)  # in all, warm-up included
-    warmup: int = _paper(2, "§4.1", ge=0)  # epochs on the initial labels, before the update
-    lr: float = _paper(1e-5, "§4.1", gt=0)  # Adam, backbone
-    head_lr: float = _paper(1e-5, "§4.1", gt=0)  # Adam, class-activation head
+    epochs: int = _paper(10, "§4.1", gt=0, le=10_000)  # in all, warm-up included
+    warmup: int = _paper(2, "§4.1", ge=0, le=10_000)  # epochs on the initial labels, before the update; `epochs` at most
+    lr: float = _paper(1e-5, "§4.1", gt=0, le=1)  # Adam, backbone
+    head_lr: float = _paper(1e-5, "§4.1", gt=0, le=1)  # Adam, class-activation head
     schedule: Literal["constant", "cosine"] = _paper("constant", "§4.1")  # of the learning rate, over all epochs
-    batch: int = _paper(16, "§4.1", gt=0)  # images per step
-    consistency: float = _paper(1., "Eq. 8", ge=0)  # β of Eq. 8 after warm-up (0 during it)
+    batch: int = _paper(16, "§4.1", **_count)  # images per step
+    consistency: float = _paper(1., "Eq. 8", ge=0, le=1000)  # β of Eq. 8 after warm-up (0 during it)
     flips: Literal["shared", "independent"] = _paper("shared", "§3.4")  # of the weak and the strong image: the same, or each its own
     hue: float = _paper(.2, "§3.4, no value", ge=0, le=.5)  # colour jitter, in turns; brightness, contrast and saturation have ½
     freeze_norm: bool = _paper(False, "not said")  # keep the batch statistics of pretraining
@@ -106,7 +107,7 @@ class Settings:
     views: ViewSettings = field(default_factory=ViewSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    seed: int = Field(0, ge=0)  # of initialisation, order and augmentation
+    seed: int = Field(0, ge=0, le=2**32 - 1)  # of initialisation, order and augmentation
     device: str = "auto"        # auto, cpu, cuda, cuda:1, mps …
 
 # %% ../nbs/01_settings.ipynb #a98f7192
@@ -217,14 +218,25 @@ def settings(
         node = tree.get(stage) if dot else tree
         if not isinstance(node, dict) or leaf not in node: raise CCDError(f"unknown setting {name!r}: `ccd settings` lists them")
         node[leaf] = value
-    try: return TypeAdapter(Settings).validate_python(tree)
+    try: s = TypeAdapter(Settings).validate_python(tree)
     except ValidationError as e: raise CCDError(_misfit(e.errors())) from None
+    epochs, warmup = s.train.epochs, s.train.warmup
+    if warmup <= epochs: return s
+    raise CCDError(f"setting train.warmup = {warmup}: it is part of train.epochs, and those are {epochs}: lower it or raise them")
+
+def _limits(where):
+    "The ends of a number, in brackets; nothing for another field."
+    *stage, leaf = where
+    words = dict(ge="at least", gt="above", le="at most", lt="below")
+    field = (_stages[stage[0]] if stage else Settings).__pydantic_fields__[leaf]
+    ends = [f"{word} {getattr(m, k)}" for m in field.metadata for k, word in words.items() if hasattr(m, k)]
+    return f" ({' and '.join(ends)})" if ends else ""
 
 def _misfit(errors):
     "The first of pydantic's errors in a line; a field of several types has one error for each."
     where = errors[0]["loc"][:2]
     said = " or ".join(x["msg"].lower() for x in errors if x["loc"][:2] == where)
-    return f"setting {'.'.join(map(str, where))} = {errors[0]['input']!r}: {said}"
+    return f"setting {'.'.join(where)} = {errors[0]['input']!r:.60}: {said}{_limits(where)}"
 
 # %% ../nbs/01_settings.ipynb #c01a0015
 def flat(s:Settings) -> dict: # dotted name to value, in the order of the fields

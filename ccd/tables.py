@@ -20,7 +20,7 @@ def markdown(
     columns:dict  # name to its cells
 ) -> str:
     "A Markdown table; floats with one decimal."
-    def cell(v): return f"{v:.1f}" if isinstance(v, float) else str(v)
+    def cell(v): return f"{v:.1f}" if isinstance(v, float) else " ".join(str(v).replace("|", "\\|").splitlines())
     lines = [list(columns), ["---"]*len(columns), *zip(*columns.values())]
     return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
 
@@ -30,12 +30,20 @@ def _markdown(columns, path): path.write_text(markdown(columns) + "\n", encoding
 def _parquet(columns, path):
     with open(path, "wb") as f: pq.write_table(pa.table(columns), f)  # pyarrow takes no path that is not UTF-8
 
+def _is_number(text):
+    try: float(text)
+    except ValueError: return False
+    return True
+
+def _cell(v):
+    "A value as CSV has it: floats with four decimals, no text that is a formula."
+    if isinstance(v, (float, np.floating)): return f"{v:.4f}"
+    if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(v): return f"'{v}"
+    return v
+
 def _csv(columns, path):
-    def cell(v): return f"{v:.4f}" if isinstance(v, (float, np.floating)) else v
     with open(path, "w", newline="", encoding="utf-8") as f:
-        out = csv.writer(f)
-        out.writerow(columns)
-        out.writerows(map(cell, row) for row in zip(*columns.values()))
+        csv.writer(f).writerows(map(_cell, row) for row in (columns, *zip(*columns.values())))
 
 WRITERS = {".csv": _csv, ".md": _markdown, ".parquet": _parquet}  # ending: function of columns and path
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Teacher', 'fingerprint', 'rois_of', 'region_features', 'crops_of_squashed', 'check_mode', 'roi_side', 'embed_views',
-           'embed_classes']
+           'check_apart', 'embed_classes']
 
 # %% ../nbs/10_teacher.ipynb #909d2580
 import hashlib
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align
 
-from .classes import prompts
+from .classes import prompts, templates
 from .core import CCDError
 from .data import WHOLE, Photos, Views, view_batches, view_shape, whole
 
@@ -193,13 +193,30 @@ def embed_views(
     index, f = (torch.cat(p) for p in zip(*parts))
     return f[index.argsort()]
 
+# %% ../nbs/10_teacher.ipynb #ca10000a
+def check_apart(
+    teacher:Teacher,
+    classes:list[str],  # C names
+    owner:torch.Tensor, # [P] class of each prompt
+    text:torch.Tensor   # [P, D] unit vectors of prompts of one template
+):
+    "`CCDError` where prompts of two classes have logits that differ by less than 0.001 for every view."
+    text = F.normalize(text.double(), dim=-1)
+    cosine = (text @ text.T).masked_fill(owner[:, None] == owner, -1)
+    if (2 - 2*cosine.max()).clamp_min(0).sqrt() < .001*teacher.temperature:
+        a, b = (classes[owner[k]] for k in divmod(cosine.argmax().item(), len(owner)))
+        raise CCDError(f"teacher {teacher.name} reads {a!r} and {b!r} as the same: give them phrases in words that it knows "
+                       "(name: phrase), or shorten teacher.prompt")
+
 # %% ../nbs/10_teacher.ipynb #ca100001
 def embed_classes(
     teacher:Teacher,
     classes:list[str],             # C names, with their aliases
     prompt:str="a photo of the {}" # as for `templates`
 ) -> torch.Tensor:                 # [C, D] float32 unit vectors
-    "A class is the normalised mean of the unit vectors of its prompts."
+    "A class is the normalised mean of the unit vectors of its prompts; `CCDError` where the teacher reads two classes as the same."
     several = prompts(classes, prompt)
-    parts = teacher.embed_text(list(chain.from_iterable(several))).split([len(p) for p in several])
-    return F.normalize(torch.stack([p.mean(0) for p in parts]), dim=-1)
+    sizes, step = [len(p) for p in several], len(templates(prompt))
+    text, owner = teacher.embed_text(list(chain.from_iterable(several))), torch.arange(len(classes)).repeat_interleave(torch.tensor(sizes))
+    for t in range(step): check_apart(teacher, classes, owner[t::step], text[t::step])  # a phrase has its templates in a row
+    return F.normalize(torch.stack([p.mean(0) for p in text.split(sizes)]), dim=-1)

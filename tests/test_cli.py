@@ -47,7 +47,7 @@ def sets(*pairs): return [x for p in pairs for x in ("--set", p)]
 def test_compare_picks_its_rows(ccd, toy_root, tmp_path):
     code, out, _ = ccd("compare", "--benchmark", "toy", "--root", toy_root, "--eval-split", "test", "--preset", "toy", "--seeds", 1,
                        "--limit", 8, "--methods", "an, an@single", "--table", tmp_path/"table.csv", "--out", tmp_path/"rows.json",
-                       *sets("train.epochs=1", "student.size=64"))
+                       *sets("train.epochs=1", "train.warmup=1", "student.size=64"))
     assert code == 0 and "an@single" in out
     rows = json.loads((tmp_path/"rows.json").read_text())["rows"]
     assert [(r["method"], r["supervision"], r["teacher_passes"]) for r in rows] == [("an", "none", 8), ("an@single", "single", 0)]

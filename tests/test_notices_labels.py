@@ -381,22 +381,24 @@ def test_labels_and_views_in_their_files(tmp_path):
     assert [float(rows[1][k]) for k in ("x0", "y0", "x1", "y1", "score")] == pytest.approx([.5, .6, .7, .8, .8])
 
 
-def test_the_figures_of_a_run_by_hand():
+def test_the_figures_of_a_run_by_hand(monkeypatch):
     student = SimpleNamespace(threshold=torch.tensor([.7, .3]))
     truth = np.array([[True, False], [False, True], [True, True]])
     p = [torch.tensor(x) for x in ([[.9, .1], [.2, .8], [.6, .7]], [[.1, .9], [.2, .8], [.6, .7]], [[.9, .8], [.7, .1], [.1, .9]],
                                    [[.1, .9], [.2, .8], [.3, .1]])]
     v = Views(torch.tensor([0, 0, 1, 2, 2, 2]), torch.zeros(6, 4))
     d = DistillResult(student, *p, Bias(torch.tensor([.4, .5]), torch.tensor([7, 2])), v, [], 3, True, {})
+    monkeypatch.setattr(run, "distill", lambda *a: d)
+    made = run.WAYS["ccd"](None, ["dog", "cat"], None, None, None, None)
     seen = torch.tensor([[.8, .2], [.75, .4], [.6, .9]])
-    m = run.measure(d, ["dog", "cat"], truth, p[0], seen, truth)
+    m = run.measure(made, ["dog", "cat"], truth, p[0], seen, truth)
     assert (m["views_per_image"], m["kept_epoch"], m["stopped"]) == (2, 3, True)
     assert m["bias"] == dict(dog=dict(value=pytest.approx(.4), votes=7), cat=dict(value=.5, votes=2))
     assert m["teacher"]["train_mean_ap"] == m["teacher"]["eval_mean_ap"] == 100
     assert m["labels"]["initial"]["train_mean_ap"] == pytest.approx((100*(1 + 2/3)/2 + 100*(1/2 + 2/3)/2)/2)
     assert m["labels"]["local"]["train_mean_ap"] == pytest.approx((100*(1 + 2/3)/2 + 100*(1 + 2/3)/2)/2)
     assert m["student"]["eval_mean_ap"] == pytest.approx((100*(1 + 2/3)/2 + 100)/2)
-    assert m["student"]["eval_f1"] == pytest.approx(200*3/(4 + 4))
+    assert (m["student"]["eval_f1"], m["student"]["eval_f1_macro"]) == (pytest.approx(200*3/(4 + 4)), 75.)
 
 
 def test_a_model_comes_back_as_it_was(tmp_path):

@@ -201,7 +201,7 @@ def fixed_comparison(b):
     snippets = torch.arange(54).view(18, 3)/100 + torch.tensor([0, .1, .3])
     return SimpleNamespace(
         train=b, test=b.take([1]), whole=torch.tensor([[.7, .2, .1], [.1, .3, .6]]), snippets=snippets, test_snippets=snippets[9:],
-        test_whole=torch.tensor([[.2, .3, .5]]), features=("train's", "test's"), predict=lambda student: student)
+        test_whole=torch.tensor([[.2, .3, .5]]), features=("train's", "test's"), outcome=methods.Outcome)
 
 
 def test_what_the_rows_of_a_comparison_are_trained_on(few, monkeypatch):
@@ -318,12 +318,11 @@ def test_logits_are_means_of_maps_that_need_not_be_square():
     assert boostlu(torch.tensor([-2., 0, 3]), 4.).tolist() == [-2, 0, 12]
 
 
-def test_thresholds_tag_as_many_photographs_as_have_the_label():
-    student = new_student()
-    p = torch.tensor([[.9, .3, .2], [.1, .8, .4], [.5, .7, .6], [.7, .2, .3]])
-    final = torch.tensor([[.6, .1, .5], [.2, .49, .9], [.5, .2, .7], [.1, .3, .8]])  # 2, none, all
-    distill.set_thresholds(student, p, final)
-    assert student.threshold.tolist() == pytest.approx([.7, .8, .2])
+def test_thresholds_split_the_scores_of_the_training_photographs(few, monkeypatch):
+    p = torch.tensor([[.9, .3, .2], [.1, .8, .2], [.5, .75, .2], [.8, .2, .2], [.05, .25, .2]])
+    monkeypatch.setattr(distill, "predict", lambda student, photos, desc, features: p)
+    d = distill.distill(few, CLASSES, tiny_settings(train__epochs=1, train__warmup=1, views__size=32), cache="none")
+    assert d.student.threshold.tolist() == pytest.approx([.3, .525, .2])
 
 
 @pytest.fixture
@@ -332,7 +331,7 @@ def tagged(few, monkeypatch):
     student = new_student()
     student.threshold.copy_(torch.tensor([.7, .2, .55]))
     p = torch.tensor([[.9, .1, .6], [.1, .8, .9], [.5, .3, .2], [.7, .1, .3], [.2, .1, .5]])
-    monkeypatch.setattr(predict, "predict", lambda student, photos: p)
+    monkeypatch.setattr(predict, "classify", lambda model, photos: p)
     return student
 
 

@@ -345,7 +345,7 @@ def test_a_run_says_once_and_keeps_what_it_left_out(ccd, root, tmp_path):
     said = [line for line in err if "left out" in line]
     assert code == 0 and len(said) == 1 and said[0].startswith(f"{root}: 4 photographs; ")
     assert "2 of other kinds passed over: " in said[0] and "1 .txt" in said[0]
-    rows = dict(csv.reader(open(tmp_path/"run"/"quarantine.csv", encoding="utf-8")))
+    rows = {name.lstrip("'"): why for name, why in csv.reader(open(tmp_path/"run"/"quarantine.csv", encoding="utf-8"))}
     assert rows["text.jpg"].startswith("not an image") and rows["b.jpg"] == "not a regular file" and rows["*.mp4"] == "of another kind: 1"
     m, config = read_json(tmp_path/"run"/"metrics.json"), read_json(tmp_path/"run"/"config.json")
     left = len(rows) - 3  # without the head, *.txt and *.mp4

@@ -36,7 +36,7 @@ def rows(monkeypatch):
     "One row in each table."
     monkeypatch.setitem(TEACHERS, "dummy", lambda s, device: Dummy())
     monkeypatch.setitem(BENCHMARKS, "drawn", BenchmarkSource(drawn, by_hand="draw it"))
-    monkeypatch.setitem(METHODS, "constant", Method("half of everything", half))
+    monkeypatch.setitem(METHODS, "constant", Method("halves", half))
     monkeypatch.setitem(WRITERS, ".json", as_json)
 
 
@@ -49,7 +49,7 @@ def test_a_row_in_each_table_is_all_it_takes(ccd, toy_root, tmp_path):
     assert code == 0 and "teacher, zero-shot" in out, err
     code, out, err = ccd("compare", *common, "--methods", "zero_shot,constant", "--seeds", 1, "--out", tmp_path/"rows.json",
                          "--table", tmp_path/"table.json")
-    assert code == 0 and "half of everything" in out, err
+    assert code == 0 and "halves" in out, err
     assert json.loads((tmp_path/"table.json").read_text())["method"] == ["zero_shot", "constant"]
     code, _, err = ccd("label", photos, "--classes", "red, green", "--teacher", "dummy", "--out", tmp_path/"labels.json")
     assert code == 0 and list(json.loads((tmp_path/"labels.json").read_text()))[:4] == ["image", "split", "views", "initial.red"], err
