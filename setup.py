@@ -16,6 +16,6 @@ setup(
     packages=find_packages(include=["ccd", "ccd.*"]), package_data={"ccd": ["assets/*"]},
     package_dir={"": "."},  # an editable install is then one plain path, and no import hook with a warning of its own
     python_requires=f">={cfg['min_python']}", install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("notebooks", "dev")},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("heif", "notebooks", "dev")},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"ccd={cfg['lib_path']}._modidx:d"]},
 )

@@ -56,7 +56,8 @@ def _report(run, m, per_class):
         columns = {"class": list(m[model]["eval_ap"])}
         for k in ("teacher", model): columns[k] = list(m[k]["eval_ap"].values())
         show_columns("average precision on eval, %", columns)
-    if m["quarantined"]: typer.echo(f"left out because they cannot be decoded: {m['quarantined']} ({run/'quarantine.csv'})")
+    if m["quarantined"] or m["passed"]:
+        typer.echo(f"left out {m['quarantined']}, of other kinds {sum(m['passed'].values())} (reasons: {run/'quarantine.csv'})")
     typer.echo(f"{m['photos']} photographs, {m['views_per_image']:.1f} views each, {sum(m['seconds'].values()):.0f} s on {m['device']}")
     typer.echo(f"run folder: {run}\nnext: ccd predict {run} PHOTOS/ --out tags.csv")
 
@@ -272,7 +273,7 @@ def main():
     except Exception as e:
         from ccd.core import CCDError
         if not isinstance(e, CCDError): raise
-        typer.echo(f"ccd: {' '.join(str(e).splitlines())}", err=True)  # one line, though a file's name may have more
+        typer.echo(f"ccd: {e}", err=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         typer.echo("ccd: stopped", err=True)

@@ -12,7 +12,7 @@ import torch
 
 from .benchmarks import Benchmark
 from .core import CCDError, pick_device
-from .data import Photos, list_photos, quarantine
+from .data import Photos, faults, list_photos, quarantine
 from .metrics import average_precision, macro_f1, micro_f1
 from .models import classify, load
 from .tables import check_table, write_table
@@ -25,18 +25,18 @@ def tag(
     photos,                     # a folder of photographs, or `Photos`
     threshold:float|None=None,  # one threshold for all classes; None = the model's own
     device:str="auto"           # where to run
-) -> tuple[list[dict], dict[str, str]]:  # rows (image, tags, scores by class); why each broken photograph was left out
+) -> tuple[list[dict], dict[str, str]]:  # rows (image, tags, scores by class); why each file or folder was left out
     "Tags and probabilities for every photograph that can be decoded; `CCDError` for a threshold that is no probability."
     if threshold is not None and not 0 <= threshold <= 1: raise CCDError(f"--threshold {threshold}: give a probability, from 0 to 1")
     model = _loaded(model, device)
-    photos, bad = quarantine(photos if isinstance(photos, Photos) else list_photos(photos))
+    photos, left_out = quarantine(photos if isinstance(photos, Photos) else list_photos(photos))
     p = classify(model, photos)
     limit = model.threshold.cpu() if threshold is None else torch.full((len(model.classes),), float(threshold))
     rows = []
     for name, q in zip(photos.names, p):
         chosen = [c for c in q.argsort(descending=True).tolist() if q[c] >= limit[c]]
         rows.append(dict(image=name, tags=[model.classes[c] for c in chosen], scores=dict(zip(model.classes, q.tolist()))))
-    return rows, bad
+    return rows, left_out
 
 # %% ../nbs/41_predict.ipynb #5add5927
 def write_tags(
@@ -61,7 +61,7 @@ def evaluate(
         lone = [c for c in mine if c not in theirs] + [c for c in theirs if c not in mine]
         how = f" ({lone[0]!r} is in one only)" if lone else " in the same order"
         raise CCDError(f"the model's classes are not those of {benchmark.name}{how}: evaluate it on the benchmark it was made for")
-    _, bad = quarantine(benchmark)
+    bad = faults(benchmark.photos)
     if bad:
         file = benchmark.photos.root/next(iter(bad))
         raise CCDError(f"{file} cannot be decoded ({len(bad)} in all): a measured split must be whole, fetch it again")

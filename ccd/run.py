@@ -78,9 +78,10 @@ def write_views(path, photos:Photos, classes:list[str], v:Views):
     columns["score"] = v.score.numpy()
     write_table(path, columns)
 
-def write_quarantine(path, broken:dict[str, str]):
-    "A line per photograph that could not be decoded, with the reason."
-    write_table(path, dict(image=list(broken), reason=list(broken.values())))
+def write_quarantine(path, left_out:dict[str, str], passed:dict[str, int]):
+    "A line per file or folder that was left out, with the reason, and one per suffix that was passed over, with the count of its files."
+    rows = left_out | {f"*{suffix}": f"of another kind: {n}" for suffix, n in passed.items()}
+    write_table(path, dict(image=list(rows), reason=list(rows.values())))
 
 # %% ../nbs/40_run.ipynb #40a00021
 @dataclass
@@ -135,13 +136,15 @@ def measure(
     return m
 
 # %% ../nbs/40_run.ipynb #77cf02b3
-def _start(run, photos, classes, s, evaluation, broken):
+def _found(photos, left_out): return dict(photos=len(photos), quarantined=len(left_out), passed=photos.passed)
+
+def _start(run, photos, classes, s, evaluation, left_out):
     "Write what a run is made of before it is made."
     aliases = {c: c.phrases for c in classes if getattr(c, "phrases", (c,)) != (c,)}
     write_json(run/"config.json", dict(
-        photos=str(photos.root.resolve()), n=len(photos), quarantined=len(broken), classes=classes, aliases=aliases,
+        photos=str(photos.root.resolve()), n=len(photos), quarantined=len(left_out), passed=photos.passed, classes=classes, aliases=aliases,
         settings=asdict(s), evaluation=evaluation and f"{evaluation.name} {evaluation.split}", **provenance()))
-    if broken: write_quarantine(run/"quarantine.csv", broken)
+    if left_out or photos.passed: write_quarantine(run/"quarantine.csv", left_out, photos.passed)
 
 def _measure(d, classes, s, teacher, truth, evaluation, cache, clock):
     "The figures of a run, with the teacher and the classifier on the evaluation split."
@@ -181,12 +184,12 @@ def fit(
     if method == "ccd": create_student(s.student, classes)
     Scorer(teacher, classes, s, cache)
     with clock("decode"):
-        source, broken = quarantine(source)
+        source, left_out = quarantine(source)
         if evaluation:
             evaluation, more = quarantine(evaluation)
-            broken |= more
+            left_out |= more
     photos, truth = (source, None) if isinstance(source, Photos) else (source.photos, source.truth)
-    _start(run, photos, classes, s, evaluation, broken)
+    _start(run, photos, classes, s, evaluation, left_out)
 
     def log(record, running, student):
         if truth is not None: record["train_mean_ap"] = mean_ap(truth, running)
@@ -197,8 +200,7 @@ def fit(
     if d.views.proposer is not None: write_views(run/"views.parquet", photos, classes, d.views)
     save(d.model, run/"model")
     figures = _measure(d, classes, s, teacher, truth, evaluation, cache, clock)
-    cost = dict(seconds=dict(clock) | d.seconds, device=str(device), photos=len(photos), quarantined=len(broken))
-    write_json(run/"metrics.json", figures | cost)
+    write_json(run/"metrics.json", figures | _found(photos, left_out) | dict(seconds=dict(clock) | d.seconds, device=str(device)))
     return run
 
 # %% ../nbs/40_run.ipynb #faa876a0
@@ -211,13 +213,13 @@ def label(
     limit:int|None=None,        # only the first `limit` photographs
     teacher:Teacher|None=None,  # None = the one that `s.teacher` names
     cache=None                  # where embeddings are kept, as for `open_cache`
-) -> tuple[int, dict[str, str]]:  # photographs labelled; why each broken one was left out
+) -> tuple[int, dict[str, str]]:  # photographs labelled; why each file or folder that was left out is no part of them
     "Write initial, local and final labels by the teacher alone. Raises `CCDError` for what a user can mend."
     s, out = s or settings(), check_table(out, new=True)
     source, _, classes = read_source(photos, classes)
     photos = first(source.photos if isinstance(source, Benchmark) else source, limit)
     scorer = Scorer(teacher or load_teacher(s.teacher, pick_device(s.device)), classes, s, cache)
-    photos, broken = quarantine(photos, scorer.seen(photos))
+    photos, left_out = quarantine(photos, scorer.seen(photos))
     scorer, p = label_source(scorer, photos, scorer.embed(photos, desc="whole photos"), s.labels.source)
     rule, views = label_rule(p, s.labels), whole(len(photos))
     initial = local = final = rule.initial(p)
@@ -226,4 +228,4 @@ def label(
         local = rule.local(scorer.probabilities(photos, views, "3×3 parts"), views.image, len(photos))
         final = rule.final(initial, local)
     write_labels(out, photos, classes, views, initial=initial, local=local, final=final)
-    return len(photos), broken
+    return len(photos), left_out

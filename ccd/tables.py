@@ -27,7 +27,8 @@ def markdown(
 # %% ../nbs/09_tables.ipynb #09a0000b
 def _markdown(columns, path): path.write_text(markdown(columns) + "\n", encoding="utf-8")
 
-def _parquet(columns, path): pq.write_table(pa.table(columns), path)
+def _parquet(columns, path):
+    with open(path, "wb") as f: pq.write_table(pa.table(columns), f)  # pyarrow takes no path that is not UTF-8
 
 def _is_number(text):
     try: float(text)

@@ -158,7 +158,7 @@ def look(source, flag="#| data\n"):
     ("read(*x, dificult=True)", "'dificult'"),
     ("read(**x, dificult=True)", "'dificult'"),
     ("read(1, 2, 3, 4, 5, *x)", "too many"),
-    ("from ccd.data import Photos\nPhotos(1, 2, 3)", "too many"),
+    ("from ccd.data import Photos\nPhotos(1, 2, 3, 4, 5)", "too many"),
     ("own()", "missing a required argument: 'a'"),
     ("own(1, 2, 3)", "too many"),
     ("own(1, d=2)", "'d'"),

@@ -338,7 +338,7 @@ def writers(folder):
     return {
         "x.json": lambda: write_json(folder/"x.json", dict(a=1)), "x.csv": lambda: write_table(folder/"x.csv", columns),
         "x.md": lambda: write_table(folder/"x.md", columns), "x.parquet": lambda: write_table(folder/"x.parquet", columns),
-        "quarantine.csv": lambda: run.write_quarantine(folder/"quarantine.csv", dict(a="b")),
+        "quarantine.csv": lambda: run.write_quarantine(folder/"quarantine.csv", dict(a="b"), {}),
         "model.safetensors": lambda: save_model(student, folder), "config.json": lambda: save_model(student, folder),
         "labels.csv": lambda: run.write_labels(folder/"labels.csv", photos, ["c"], Views(torch.tensor([0]), torch.zeros(1, 4)))}
 

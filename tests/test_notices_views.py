@@ -71,8 +71,8 @@ def test_photographs_are_listed_by_name_and_the_broken_left_out(tmp_path):
     photos = list_photos(tmp_path)
     assert photos.names == ["a.webp", "b/1.jpg", "b/10.jpg", "b/2.PNG"]
     sound, bad = quarantine(photos)
-    assert sound.names == ["a.webp", "b/10.jpg", "b/2.PNG"] and list(bad) == ["b/1.jpg"] and "not an image" in bad["b/1.jpg"]
-    assert quarantine(photos, np.array([False, True, False, False]))[1] == {}, "known to be sound: not decoded"
+    assert sound.names == ["a.webp", "b/10.jpg", "b/2.PNG"] and list(bad) == [".hidden.png", "b/1.jpg"] and "not an image" in bad["b/1.jpg"]
+    assert quarantine(photos, np.array([False, True, False, False]))[1] == {".hidden.png": "hidden"}, "known to be sound: not decoded"
 
 
 def test_a_photograph_turned_by_its_camera_stands_upright(tmp_path):
