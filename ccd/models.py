@@ -77,6 +77,7 @@ def _read_bundle(path):
         where = ".".join(map(str, bad["loc"]))
         raise CCDError(f"{path} is not a ccd model ({where}: {bad['msg'].lower()}): give a folder that `ccd fit` wrote") from None
 
+# %% ../nbs/26_models.ipynb #26a0000e
 def _head(i, b, tensors):
     t = {k: tensors[f"{i}.{k}"] for k in ("text", "offset", "found", "weight", "bias", "rows", "classes")}
     bias = torch.where(t["found"] > 0, t["bias"], -torch.inf)

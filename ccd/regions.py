@@ -115,6 +115,7 @@ def _others(texts):
     names = list(EVERYDAY) if others == "everyday" else read_classes(others)
     return competitors(texts.text, embed_classes(texts.teacher, names, texts.s.teacher.prompt))
 
+# %% ../nbs/25_regions.ipynb #25a00017
 def fit_regions(
     texts:Scorer,
     photos:Photos,     # N photographs to learn from, unlabelled

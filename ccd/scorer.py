@@ -109,9 +109,7 @@ class Scorer:
         self.text = embed_classes(teacher, classes, s.teacher.prompt)
 
     def embed(
-        self,
-        photos:Photos,               # N photographs
-        views:Views|None=None,       # V views of them; None = each photograph as a whole, squashed
+        self, photos:Photos, views:Views|None=None,  # V views of N photographs; None = each as a whole, squashed
         desc:str="teacher",          # of the progress bar
         how:ViewSettings|None=None   # how views are looked at: `mode`, `roi_size`; None = as the scorer's own settings say
     ) -> torch.Tensor:               # [V, D] unit vectors

@@ -212,13 +212,13 @@ class FixedStudent(torch.nn.Module):
 def test_maps_are_drawn_photograph_by_photograph(quarters):
     student = FixedStudent()
     student.train()
-    maps, p = views.draw_cams(student, quarters, ViewSettings(size=16), batch=2)
+    maps, p = views.draw_cams(student, quarters, ViewSettings(size=32), batch=2)
     q, near = 90/255, dict(atol=.02)  # colours bleed a little where they are resized
     assert maps.dtype == torch.float16 and torch.allclose(maps[0, 0].float(), torch.tensor([[1, 0], [0, q]]), **near)
     assert torch.allclose(maps[1, 2].float(), torch.tensor([[0, 1], [q, 0]]), **near)
     assert torch.allclose(maps[2, 2].float(), torch.tensor([[1, q], [0, 0]]), **near)
     assert torch.allclose(p, torch.full((3, 3), (1 + q)/4).sigmoid(), **near) and not student.training
-    relative, same = views.draw_cams(student, quarters, ViewSettings(size=16, relative=True))
+    relative, same = views.draw_cams(student, quarters, ViewSettings(size=32, relative=True))
     assert torch.allclose(relative[0, 0].float(), torch.tensor([[2/3, -1/3], [-1/3, 0]]), **near) and torch.equal(p, same)
 
 
