@@ -53,6 +53,7 @@ def same_settings(
     "Whether `kept` are the settings `s`; a field that the file is too old to know had its default."
     default = asdict(Settings())
     filled = {k: v | kept.get(k, {}) if isinstance(v, dict) else kept.get(k, v) for k, v in default.items()}
+    filled["labels"]["others"] = kept.get("labels", {}).get("others", s.labels.others)  # older files knew no other names
     unknown = {k: v for k, v in kept.items() if k not in default}
     return filled | unknown == asdict(s)
 
