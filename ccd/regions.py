@@ -61,6 +61,7 @@ class Head:
         region = torch.where(self.discriminant.found > 0, region, text)
         return (region if self.source == "regions" else (text + region)/2)[:, :self.classes]
 
+# %% ../nbs/25_regions.ipynb #25a00018
 def fit_head(
     e:torch.Tensor,        # [N, D] embeddings of photographs
     regions:torch.Tensor,  # [V, D] embeddings of their regions
