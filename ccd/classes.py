@@ -92,19 +92,20 @@ def check_classes(
         raise CCDError(f"{where}: {given} given; at least two are needed, since the softmax compares classes")
     return list(names)
 
-def _lines(path):
+def _lines(path, where):
     if isinstance(path, str) and not os.path.isfile(path):
-        raise CCDError(f'--classes {path}: no such file, and one class is too few: give a file, a class per line, or "dog, cat, person"')
+        raise CCDError(f'{where} {path}: no such file, and one class is too few: give a file, a class per line, or "dog, cat, person"')
     try: return Path(path).read_text(encoding="utf-8-sig").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise CCDError(f"{path} cannot be read as UTF-8 text ({type(e).__name__}): write one class per line") from None
 
 def read_classes(
-    spec  # a text file with one class per line, a comma-separated string, or a list; each as `parse_class` reads it
+    spec,                  # a text file with one class per line, a comma-separated string, or a list; each as `parse_class` reads it
+    where:str="--classes"  # what a message calls its place
 ) -> list[str]:
     "The class names in `spec`; `CCDError` for an unreadable file, an empty or duplicate name, or fewer than two classes."
-    where = "--classes"
-    if isinstance(spec, Path) or isinstance(spec, str) and ("," not in spec or os.path.isfile(spec)): where, names = str(spec), _lines(spec)
+    listed = isinstance(spec, Path) or isinstance(spec, str) and ("," not in spec or os.path.isfile(spec))
+    if listed: where, names = str(spec), _lines(spec, where)
     elif isinstance(spec, str): names = spec.split(",")
     else: names = spec
     return check_classes([parse_class(n, f"{where}: class") for n in names], where)

@@ -112,8 +112,8 @@ class RegionScorer:
 def _others(texts):
     "Embedded names that compete [M, D]; None where none are wanted."
     others = texts.s.labels.others
-    if others in ("none", None): return None
-    names = list(EVERYDAY) if others == "everyday" else read_classes(others)
+    if others is None: return None
+    names = list(EVERYDAY) if others == "everyday" else read_classes(others, "labels.others")
     return competitors(texts.text, embed_classes(texts.teacher, names, texts.s.teacher.prompt))
 
 # %% ../nbs/25_regions.ipynb #25a00017
@@ -126,9 +126,10 @@ def fit_regions(
     "The scorer, and what it says of the photographs that it learned from [N, C]. `CCDError` for a sigmoid teacher."
     if texts.bias is not None: raise CCDError("labels.source: regions need classes that compete: set teacher.score=softmax")
     t, c, views = texts.teacher, len(texts.classes), region_views(len(photos))
+    others = _others(texts)
     scorer = RegionScorer(t, texts.classes, texts.s, texts.cache, [], 0., torch.full((c,), .5))
     f = scorer.features(photos, views)
-    regions, others = t.read_regions(f), _others(texts)
+    regions = t.read_regions(f)
     lists = [texts.text] if others is None else [texts.text, torch.cat([texts.text, others])]
     scorer.heads = [fit_head(e, regions, f, views.image, text, t.temperature, c, source) for text in lists]
     if others is not None: scorer.share = (scorer.heads[1].read(e).argmax(1) >= c).float().mean().item()

@@ -49,7 +49,7 @@ class LabelSettings:
     # whom labels are taken from: the teacher's texts, a classifier of its own surest regions, or the mean of the two
     source: Literal["text", "regions", "both"] = _paper("text", "Eq. 2; ours, studies/56")
     # names that compete where labels come from regions: everyday (common nouns), none, or as for --classes
-    others: str = _paper("everyday", "ours, studies/56")
+    others: str|None = _paper("everyday", "ours, studies/56")
     weigh: bool = _paper(False, "ours, studies/63")  # each view's label times how sure the teacher is of it
 
 # %% ../nbs/01_settings.ipynb #fd67b0a6
@@ -179,7 +179,7 @@ _toy = {  # setting: value, source
     "teacher.name": ("toy", "13_toy_clip"),
     "teacher.size": (None, "64 px"),
     "labels.max_entropy": (2., "as cpu"),
-    "labels.others": ("none", "it can read 14 names"),
+    "labels.others": (None, "it can read 14 names"),
     "views.size": (320, "as cpu"),
     "views.per_image": (10., "Fig. 6a"),
     "views.cam_threshold": (.8, "as cpu"),

@@ -138,3 +138,13 @@ def test_rows_of_the_comparison(train, toy_root, tmp_path, small):
     assert labels["discriminant"] == labels["student_discriminant"] != labels["ccd"] != labels["ccd_discriminant"]
     assert [row[m]["teacher_passes"] for m in names[1:3]] == [2*(n + 10), 2*n]
     assert abs(row["ccd_discriminant"]["teacher_passes"] - (3*n + views)) <= n
+
+
+@pytest.mark.parametrize("others, said", [
+    ("none", None), ("heart, tree, sun", None), ("nowhere.txt", "ccd: labels.others nowhere.txt: no such file"),
+    ("tree, tree", "ccd: labels.others: class 'tree' is there twice")])
+def test_names_that_compete_are_given_like_a_class_list(ccd, photos, tmp_path, others, said):
+    code, _, err = ccd("label", photos, "--classes", "star, moon, boat", "--preset", "toy", "--limit", 12, "--out", tmp_path/"labels.csv",
+                       "--set", "labels.source=both", "--set", f"labels.others={others}")
+    if said: assert code == 2 and err[-1].startswith(said)
+    else: assert code == 0 and (tmp_path/"labels.csv").exists()
