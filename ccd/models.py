@@ -6,13 +6,12 @@
 __all__ = ['save_regions', 'save', 'load', 'classify']
 
 # %% ../nbs/26_models.ipynb #26a00003
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,7 +23,7 @@ from .discriminant import Discriminant
 from .load_teacher import load_teacher
 from .regions import Head, RegionScorer
 from .settings import Settings, TeacherSettings, ViewSettings
-from .student import Student, load_model, save_model
+from .student import Student, load_model, read_bundle, save_model
 from .training import predict
 
 # %% ../nbs/26_models.ipynb #26a00006
@@ -70,13 +69,6 @@ class _Bundle:
     fingerprint: str
     roi_size: Annotated[int, Field(gt=0)]|None
 
-def _read_bundle(path):
-    try: return TypeAdapter(_Bundle).validate_json(json.dumps(read_json(path)))
-    except ValidationError as e:
-        bad = e.errors()[0]
-        where = ".".join(map(str, bad["loc"]))
-        raise CCDError(f"{path} is not a ccd model ({where}: {bad['msg'].lower()}): give a folder that `ccd fit` wrote") from None
-
 # %% ../nbs/26_models.ipynb #26a0000e
 def _head(i, b, tensors):
     t = {k: tensors[f"{i}.{k}"] for k in ("text", "offset", "found", "weight", "bias", "rows", "classes")}
@@ -86,7 +78,7 @@ def _head(i, b, tensors):
 
 def _load_regions(folder, device):
     "A bundle of `save_regions`."
-    b, file = _read_bundle(folder/"config.json"), folder/"model.safetensors"
+    b, file = read_bundle(folder/"config.json", _Bundle), folder/"model.safetensors"
     try:
         tensors = load_file(file)
         heads, threshold = [_head(i, b, tensors) for i in range(len(b.heads))], tensors["threshold"]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_backbone', 'backbone_weights', 'load_backbone', 'boostlu', 'Student', 'create_student', 'save_model',
-           'not_finite', 'load_model']
+           'read_bundle', 'not_finite', 'load_model']
 
 # %% ../nbs/20_student.ipynb #78c26011
 import json
@@ -178,8 +178,12 @@ class _Bundle:
     boost: Annotated[float, Field(gt=0)] = 1.  # bundles from before BoostLU do not name it
     format: Literal[1] = 1
 
-def _read_bundle(path):
-    try: b = TypeAdapter(_Bundle).validate_json(json.dumps(read_json(path)))
+def read_bundle(
+    path,   # its config.json
+    bundle  # a pydantic dataclass that has `classes`: what the file may say
+):          # an instance
+    "The checked description of a model; `CCDError` names the field that does not fit."
+    try: b = TypeAdapter(bundle).validate_json(json.dumps(read_json(path)))
     except ValidationError as e:
         bad = e.errors()[0]
         where = ".".join(map(str, bad["loc"]))
@@ -202,7 +206,7 @@ def load_model(
     "Read a bundle; `CCDError` where it is missing, broken or not one of ours."
     folder = Path(folder)
     if (folder/"model").is_dir(): folder = folder/"model"
-    b, file = _read_bundle(folder/"config.json"), folder/"model.safetensors"
+    b, file = read_bundle(folder/"config.json", _Bundle), folder/"model.safetensors"
     student = Student(b.backbone, b.classes, b.size, b.frozen, b.boost)
     try: student.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as e:
