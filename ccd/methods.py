@@ -22,7 +22,7 @@ from .data import quarantine
 from .distill import distill
 from .load_teacher import load_teacher
 from .metrics import macro_f1, mean_ap
-from .pseudo_labels import tag_thresholds, update
+from .pseudo_labels import label_rule, tag_thresholds, update
 from .regions import fit_regions
 from .results import Rows, summary
 from .scorer import Scorer
@@ -110,7 +110,11 @@ def _discriminant(c, s):
     scorer, learned = c.regions
     return Outcome(learned, scorer.probabilities(c.test.photos, desc="regions"), 2*(len(c.train) + len(c.test)))
 
-def _student_discriminant(c, s): return _on(c.regions[1], 2*len(c.train), c, s)
+def _from_regions(s): return replace(s, labels=replace(s.labels, source="both"))
+
+def _student_discriminant(c, s):
+    p = c.regions[1]
+    return _on(label_rule(p, _from_regions(s).labels).initial(p), 2*len(c.train), c, s)
 
 def _supervised(c, s): return _on(torch.tensor(c.train.truth, dtype=torch.float32), 0, c, s)
 
@@ -122,7 +126,7 @@ def _ccd(c, s):
     return c.outcome(d.final, d.student, len(c.train) + len(d.views), artifacts=dict(distilled=d, curve=curve))
 
 def _ccd_discriminant(c, s):
-    o = _ccd(c, replace(s, labels=replace(s.labels, source="both")))
+    o = _ccd(c, _from_regions(s))
     return replace(o, passes=o.passes + 2*len(c.train))  # a map of each photograph for its own regions, and one for those of its views
 
 def _cdul(cs, c, s):
