@@ -112,7 +112,5 @@ def classify(
     photos:Photos,          # N photographs
     desc:str="predict"      # of the progress bar
 ) -> torch.Tensor:          # [N, C] scores from 0 to 1, float32 on the CPU
-    "What the model says of whole photographs; the discriminant sees 256 at a time, for memory's sake."
-    if isinstance(model, Student): return predict(model, photos, desc=desc)
-    parts = torch.arange(len(photos)).split(256)
-    return torch.cat([model.probabilities(photos.take(part.tolist()), desc=desc) for part in parts])
+    "What the model says of whole photographs."
+    return predict(model, photos, desc=desc) if isinstance(model, Student) else model.probabilities(photos, desc=desc)
