@@ -7,7 +7,6 @@ __all__ = ['COLUMNS', 'bank_rows', 'bank_picture', 'write_bank', 'read_struck']
 
 # %% ../nbs/27_bank.ipynb #27b00003
 import csv
-from itertools import chain, zip_longest
 from pathlib import Path
 
 import torch
@@ -22,11 +21,8 @@ from .tables import write_table
 # %% ../nbs/27_bank.ipynb #27b00006
 def bank_rows(scorer:RegionScorer) -> list[list[int]]: # C lists
     "The regions that each class rests on, as rows among the regions of all photographs, the surest first."
-    out = []
-    for c in range(len(scorer.classes)):
-        banks = [h.discriminant.rows[h.discriminant.classes == c].tolist() for h in scorer.heads]
-        out.append([r for r in dict.fromkeys(chain.from_iterable(zip_longest(*banks))) if r is not None])
-    return out
+    d = scorer.head.discriminant
+    return [d.rows[d.classes == c].tolist() for c in range(len(scorer.classes))]
 
 def bank_picture(
     scorer:RegionScorer,

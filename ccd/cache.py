@@ -108,6 +108,7 @@ class Cache:
     read = staticmethod(_read)
     def __init__(self, folder, seconds:float=30):
         self.folder, self.seconds = Path(folder).expanduser(), seconds  # at most so much work is lost when a run is killed
+        self.held = {}  # shard: the photographs in it, once it has been read
 
     def shards(self, teacher:str="*") -> list[Path]:
         "The files of one teacher (its fingerprint) or of all."
@@ -127,8 +128,12 @@ class Cache:
     def find(self, teacher:Teacher, mode:str, keys:np.ndarray) -> tuple[np.ndarray, np.ndarray|None]:
         "Which of `keys` [K] (of `view_keys`, ascending, each once) are known, [K] bool, and embeddings [K, D] float16; None where none is."
         known, out = np.zeros(len(keys), bool), None
-        for shard in map(self.read, self.shards(teacher.fingerprint)):
-            if shard is None or not len(keys): continue
+        images = np.unique(keys.astype("S32"))
+        for path in self.shards(teacher.fingerprint) if len(keys) else []:
+            if path in self.held and not np.isin(images, self.held[path]).any(): continue
+            shard = self.read(path)
+            if shard is None: continue
+            self.held[path] = np.unique(shard.read(["image"])["image"].to_numpy().astype("S32"))
             at, hit = _matches(shard, teacher, mode, keys)
             if not hit.any(): continue
             embedding = _embeddings(shard)

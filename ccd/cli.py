@@ -48,7 +48,7 @@ def fit(
     _report(run, read_json(run/"metrics.json"), per_class)
 
 def _report(run, m, per_class):
-    model = "discriminant" if "competing" in m else "student"
+    model = "discriminant" if "unlisted" in m else "student"
     if "teacher" in m:
         kinds = ("initial", "local", "final")
         train = [m["teacher"].get("train_mean_ap", "–"), *(m["labels"][k]["train_mean_ap"] for k in kinds), ""]

@@ -71,8 +71,8 @@ class RegionScorer:
     classes: list[str]      # C names
     s: Settings             # its `teacher` and `views`
     cache: Cache|None
-    heads: list[Head]       # of the classes alone; where others compete, of classes and others
-    share: float            # weight of the second head
+    head: Head
+    share: float            # of the photographs that it learned from, those whose first name is none of the classes
     threshold: torch.Tensor # [C] score from which a class is a tag
 
     def features(self, photos:Photos, views:Views, desc:str="regions", how:ViewSettings|None=None) -> torch.Tensor:
@@ -92,12 +92,8 @@ class RegionScorer:
         out = []
         for part, f in self.regions(photos):
             regions = self.teacher.read_regions(f)
-            out.append(self.join([h.of_photos(e[part], regions, f) for h in self.heads]))
+            out.append(self.head.of_photos(e[part], regions, f))
         return torch.cat(out)
-
-    def join(self, answers:list[torch.Tensor]) -> torch.Tensor:
-        "The answers of the heads, each by its weight."
-        return answers[0] if len(answers) == 1 else torch.lerp(*answers, self.share)
 
     def probabilities(self, photos:Photos, views:Views|None=None, desc:str="teacher", how:ViewSettings|None=None) -> torch.Tensor:
         "As of a `Scorer`: [V, C] in [0, 1]; rows of whole photographs may sum to more than 1."
@@ -105,8 +101,7 @@ class RegionScorer:
         views = whole(len(photos)) if alone else views
         e = cached_views(self.teacher, photos, views, self.cache, self.s.teacher.batch, desc, "squash" if alone else how.mode, how.roi_size)
         if alone: return self.of_photos(photos, e)
-        f = self.features(photos, views, desc, how)
-        return self.join([h.of_views(e, f) for h in self.heads])
+        return self.head.of_views(e, self.features(photos, views, desc, how))
 
 # %% ../nbs/25_regions.ipynb #25a0000c
 def _others(texts):
@@ -126,18 +121,25 @@ def _texts_alone(e, text, temperature, classes, source):
     "A head whose texts are calibrated on whole photographs with embeddings `e`."
     return Head(classes, text, temperature, estimate_calibration(class_probabilities(e, text, temperature), classes), None, source)
 
-def _fit_heads(scorer, photos, struck):
-    "Give the heads their discriminants, less what was struck out. No truth is involved."
+def _first_head(texts, e, source):
+    "The head, still without a discriminant, and the share of photographs whose first name is none of the classes."
+    c, t, others = len(texts.classes), texts.teacher.temperature, _others(texts)
+    closed = _texts_alone(e, texts.text, t, c, source)
+    if others is None: return closed, 0.
+    opened = _texts_alone(e, torch.cat([texts.text, others]), t, c, source)
+    share = (opened.read(e).argmax(1) >= c).float().mean().item()
+    return opened if share > .5 else closed, share
+
+def _discriminant(scorer, photos, struck):
+    "Of all regions but for what was struck out. No truth is involved."
     v = len(region_views(1))
-    examples = [Examples(v*len(photos), bank_size(len(photos), len(scorer.classes))) for _ in scorer.heads]
+    examples = Examples(v*len(photos), bank_size(len(photos), len(scorer.classes)))
     for part, f in scorer.regions(photos):
-        regions = scorer.teacher.read_regions(f)
-        for head, x in zip(scorer.heads, examples):
-            p = head.read(regions)
-            for row, c in struck:
-                if part[0] <= row//v <= part[-1]: p[row - v*part[0], c] = 0
-            x.add(f.half(), p, part.repeat_interleave(v))
-    scorer.heads = [replace(head, discriminant=x.fit()) for head, x in zip(scorer.heads, examples)]
+        p = scorer.head.read(scorer.teacher.read_regions(f))
+        for row, c in struck:
+            if part[0] <= row//v <= part[-1]: p[row - v*part[0], c] = 0
+        examples.add(f.half(), p, part.repeat_interleave(v))
+    return examples.fit()
 
 # %% ../nbs/25_regions.ipynb #25a00017
 def fit_regions(
@@ -149,16 +151,13 @@ def fit_regions(
 ) -> tuple[RegionScorer, torch.Tensor]:
     "The scorer, and what it says of the photographs that it learned from [N, C]. `CCDError` for a sigmoid teacher."
     if texts.bias is not None: raise CCDError("labels.source: regions need classes that compete: set teacher.score=softmax")
-    c, others = len(texts.classes), _others(texts)
-    lists = [texts.text] if others is None else [texts.text, torch.cat([texts.text, others])]
-    heads = [_texts_alone(e, text, texts.teacher.temperature, c, source) for text in lists]
-    scorer = RegionScorer(texts.teacher, texts.classes, texts.s, texts.cache, heads, 0., torch.full((c,), .5))
-    if others is not None: scorer.share = (heads[1].read(e).argmax(1) >= c).float().mean().item()
+    head, share = _first_head(texts, e, source)
+    scorer = RegionScorer(texts.teacher, texts.classes, texts.s, texts.cache, head, share, torch.full((len(texts.classes),), .5))
     with _kept(texts.cache) as scorer.cache:
-        _fit_heads(scorer, photos, struck)
+        scorer.head = replace(head, discriminant=_discriminant(scorer, photos, struck))
         learned = scorer.of_photos(photos, e)
     scorer.cache = texts.cache
-    few = [f"{name} ({n})" for name, n in zip(texts.classes, scorer.heads[0].discriminant.found.tolist()) if n < 5]
+    few = [f"{name} ({n})" for name, n in zip(texts.classes, scorer.head.discriminant.found.tolist()) if n < 5]
     if few: log.info("classes that rest on fewer than five regions: %s", ", ".join(few))
     scorer.threshold = tag_thresholds(learned)
     return scorer, learned

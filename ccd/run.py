@@ -108,8 +108,8 @@ def _discriminant(photos, classes, s, teacher, log, cache, struck):
         texts = Scorer(teacher, classes, s, cache)
         e = texts.embed(photos, desc="whole photos")
         scorer, p = fit_regions(texts, photos, e, s.labels.source, struck)
-    head = scorer.heads[0].discriminant
-    figures = dict(competing=scorer.share, shrinkage=head.shrinkage, regions=dict(zip(classes, head.found.tolist())))
+    d = scorer.head.discriminant
+    figures = dict(unlisted=scorer.share, shrinkage=d.shrinkage, regions=dict(zip(classes, d.found.tolist())))
     return Made("discriminant", scorer, texts.read(e), dict(initial=p, local=p, final=p), region_views(len(photos)), dict(clock), figures)
 
 WAYS = dict(ccd=_ccd, discriminant=_discriminant)
