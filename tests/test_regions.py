@@ -1,4 +1,5 @@
 "`labels.source` reaches the labels of `fit` and `label`, and nothing that is called the teacher's."
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +10,7 @@ from ccd.core import read_json
 from ccd.discriminant import region_views
 from ccd.distill import train_on_updated, warm_up
 from ccd.load_teacher import load_teacher
-from ccd.methods import compare
+from ccd.methods import METHODS, Comparison, compare
 from ccd.models import load
 from ccd.predict import evaluate, tag
 from ccd.pseudo_labels import label_rule, tag_thresholds
@@ -74,6 +75,23 @@ def test_a_teacher_without_a_map_is_refused_before_any_work(ccd, clip_folder, ph
         assert code == 2 and len(said) == 1 and not (tmp_path/"labels.csv").exists()
         assert said[0].startswith("ccd: labels.source: teacher") and said[0].endswith("take text")
     else: assert run(photos)[0] == 0 and (tmp_path/"labels.csv").exists()
+
+
+def test_every_method_takes_its_labels_from_the_same_source(train, toy_root, small):
+    few = replace(train, photos=train.photos.take(range(10)), truth=train.truth[:10], boxes=train.boxes[:10])
+    test, rows = read_benchmark("toy", toy_root, "test"), {}
+    for source in ("text", "both"):
+        c = Comparison(few, test, small(labels__source=source, train__epochs=2))
+        names = "student_global", "student_discriminant", "student_grid", "cdul", "an", "zero_shot"
+        rows[source] = {m: METHODS[m].run(c, c.s) for m in names}
+    text, both = rows["text"], rows["both"]
+    assert torch.equal(both["student_global"].labels, both["student_discriminant"].labels)
+    assert torch.equal(both["student_global"].prediction, both["student_discriminant"].prediction)
+    assert torch.equal(both["an"].labels, both["student_global"].labels) and torch.equal(text["an"].labels, text["zero_shot"].labels)
+    assert torch.equal(text["student_discriminant"].labels, both["student_discriminant"].labels)
+    assert torch.equal(text["zero_shot"].prediction, both["zero_shot"].prediction)
+    for m in ("student_grid", "cdul"): assert not torch.allclose(text[m].labels, both[m].labels, atol=.05)
+    assert [both[m].passes - text[m].passes for m in ("student_global", "student_grid", "cdul", "an")] == [10, 20, 20, 10]
 
 
 def test_a_photograph_is_its_whole_and_its_best_region_of_both_sides(train, small):
