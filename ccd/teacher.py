@@ -150,7 +150,7 @@ def check_mode(
     if mode in ("roi", "region") and not teacher.rois:
         what, mend = ("views.mode roi", "take crop or squash") if mode == "roi" else ("labels.source", "take text")
         raise CCDError(f"{what}: teacher {teacher.name} has no feature map to cut views from "
-                       f"(offline has; of open_clip ResNet, ConvNeXt, ViT, SigLIP, EVA, CoCa): {mend}")
+                       f"(offline has, and open_clip's ResNet, ConvNeXt, ViT, SigLIP, EVA and CoCa): {mend}")
 
 def roi_side(
     teacher:Teacher,

@@ -53,8 +53,8 @@ TOWERS = dict(  # kind: vision_cfg
     custom=("block", OWN | CUSTOM),
     coca=("pool", OWN | dict(attentional_pool=True, attn_pooler_heads=4, attn_pooler_queries=5)),
     siglip=("pool", MAP | dict(timm_model_name="tiny_siglip")),
-    average=("block", dict(image_size=64, timm_model_name="tiny_average", timm_pool="avg", timm_proj="linear")),
-    eva=("block", dict(image_size=64, timm_model_name="tiny_eva", timm_pool="token", timm_proj=None)),
+    average=("block", dict(image_size=64, timm_model_name="tiny_average", timm_pool="avg", timm_proj=None)),
+    eva=("block", dict(image_size=64, timm_model_name="tiny_eva", timm_pool="token", timm_proj="linear")),
     pe=("pool", MAP | dict(timm_model_name="tiny_pe")),
     convnext=("convnext", dict(image_size=64, timm_model_name="test_convnext", timm_pool="", timm_proj="mlp")),
     resnet=("resnet", dict(image_size=64, layers=[1, 1, 1, 1], width=16, head_width=32)))
@@ -327,6 +327,10 @@ def test_timms_that_are_not_known_to_be_right_have_none():
     make = lambda **kw: open_clip.model._build_vision_tower(64, MAP | kw)
     visual = make(timm_model_name="tiny_siglip")
     visual.trunk.attn_pool.pos_embed = torch.nn.Parameter(torch.zeros(16, 64))
+    assert map_kind(visual) is None
+    visual = make(timm_model_name="tiny_average", timm_pool="avg", timm_proj=None)
+    assert map_kind(visual) == "block"
+    visual.trunk.blocks = visual.trunk.blocks[:1]
     assert map_kind(visual) is None
     assert map_kind(make(timm_model_name="test_convnext", timm_pool="max", timm_proj=None)) is None
     assert map_kind(make(timm_model_name="test_convnext", timm_pool="avg", timm_proj=None)) == "convnext"
