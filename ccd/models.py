@@ -14,10 +14,11 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from .bias import Calibration
-from .core import CCDError, atomic, read_json, write_json
+from .core import CCDError, atomic, make_folder, read_json, write_json
 from .data import Photos
 from .discriminant import Discriminant
 from .load_teacher import load_teacher
@@ -32,8 +33,7 @@ def save_regions(
     folder               # is made where it is not there
 ):
     "Write the bundle to `folder`."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     heads = [dict(temperature=h.temperature, sharpness=h.calibration.sharpness, shrinkage=h.discriminant.shrinkage) for h in scorer.heads]
     write_json(folder/"config.json", dict(
         format=1, kind="regions", classes=scorer.classes, source=scorer.heads[0].source, share=scorer.share, heads=heads,
@@ -43,7 +43,7 @@ def save_regions(
         d = h.discriminant
         tensors |= {f"{i}.text": h.text, f"{i}.offset": h.calibration.offset, f"{i}.found": d.found, f"{i}.weight": d.weight,
                     f"{i}.bias": torch.where(d.found > 0, d.bias, 0.), f"{i}.rows": d.rows, f"{i}.classes": d.classes}
-    with atomic(folder/"model.safetensors") as tmp: save_file({k: v.contiguous() for k, v in tensors.items()}, tmp)
+    with atomic(folder/"model.safetensors") as tmp: tmp.write_bytes(to_bytes({k: v.contiguous() for k, v in tensors.items()}))
 
 # %% ../nbs/26_models.ipynb #26a00007
 _strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
