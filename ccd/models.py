@@ -103,9 +103,10 @@ def load(
 ) -> Student|RegionScorer:
     "Read a bundle; `CCDError` where it is missing, broken or not one of ours."
     folder = Path(folder)
-    if (folder/"model").is_dir(): folder = folder/"model"
-    regions = read_json(folder/"config.json").get("kind") == "regions"
-    return _load_regions(folder, device) if regions else load_model(folder, device)
+    if (folder/"model"/"config.json").is_file(): folder = folder/"model"
+    config = read_json(folder/"config.json")
+    if "settings" in config: raise CCDError(f"{folder} is a run that is not finished: the same command goes on: {config.get('command')}")
+    return _load_regions(folder, device) if config.get("kind") == "regions" else load_model(folder, device)
 
 def classify(
     model:Student|RegionScorer,

@@ -168,10 +168,6 @@ class Checkpoint:
         torch.save(dict(about=self.about, **self.state), data)
         with atomic(self.path) as tmp: tmp.write_bytes(data.getbuffer())
 
-    def remove(self):
-        "Once the run is done."
-        self.path.unlink(missing_ok=True)
-
 def _equal(a, b):
     if isinstance(a, torch.Tensor): return isinstance(b, torch.Tensor) and torch.equal(a, b)
     if isinstance(a, dict): return isinstance(b, dict) and a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
