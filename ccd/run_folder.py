@@ -15,8 +15,9 @@ from pathlib import Path
 
 from .benchmarks import Benchmark
 from .cache import content
-from .core import CCDError, InUse, atomic, locked, make_folder, read_json, sweep
+from .core import CCDError, InUse, atomic, locked, make_folder, read_json
 from .data import Photos
+from .results import settings_changes, some
 from .settings import Settings
 
 # %% ../nbs/39_run_folder.ipynb #39a00006
@@ -34,21 +35,14 @@ def run_plan(
                 evaluation=evaluation and f"{evaluation.name} {evaluation.split}")
     return json.loads(json.dumps(plan))
 
-def _flat(plan):
-    "Every setting under its full name, and what else there is."
-    flat = {k: v for k, v in plan.items() if k != "settings"}
-    for stage, values in (plan.get("settings") or {}).items():
-        flat |= {f"{stage}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {stage: values}
-    return flat
-
 def plan_changes(
     was:dict, plan:dict  # what config.json of a run says; of `run_plan`
 ) -> list[str]:          # empty where they are the same run
     "What differs, in a few words each."
-    old, new = _flat({k: was.get(k) for k in plan}), _flat(plan)
-    changed = [k for k in old | new if old.get(k) != new.get(k)]
     whole = dict(content="other photographs", classes="other classes", aliases="other aliases")
-    return [whole.get(k) or f"{k} {old.get(k)} in place of {new.get(k)}" for k in changed]
+    changed = [k for k in plan if k != "settings" and was.get(k) != plan[k]]
+    changed = [whole.get(k) or f"{k} {was.get(k)} in place of {plan[k]}" for k in changed]
+    return changed + settings_changes(was.get("settings", {}), plan["settings"])
 
 # %% ../nbs/39_run_folder.ipynb #39a0000a
 FILES = ("metrics.json", "checkpoint.pt", "log.jsonl", "labels.parquet", "views.parquet", "quarantine.csv",
@@ -93,10 +87,11 @@ def open_run(
     with ExitStack() as stack:
         run = _claim(stack, run, name, plan)
         try:
-            for file in FILES: sweep(run/file)
+            for file in FILES:  # what killed processes left of it, half written
+                for left in (run/file).parent.glob(f".{(run/file).name}.*.tmp"): left.unlink(missing_ok=True)
             changes = _changes(run, plan)
             if changes and not overwrite:
-                raise CCDError(f"{run} exists already, with {', '.join(changes)}: give another --out, or --overwrite to begin anew")
+                raise CCDError(f"{run} exists already, with {some(changes)}: give another --out, or --overwrite to begin anew")
             if overwrite and (changes or finished(run)):
                 for file in FILES: (run/file).unlink(missing_ok=True)
             yield run
