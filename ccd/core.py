@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'TOOLS', 'CCDError', 'InUse', 'seed_everything', 'pick_device', 'autocast', 'progress', 'Clock', 'stoppable',
-           'writing', 'make_folder', 'atomic', 'write_json', 'read_json', 'locked', 'sweep', 'walk', 'check_output',
+           'writing', 'make_folder', 'atomic', 'write_json', 'read_json', 'locked', 'walk', 'check_output',
            'provenance']
 
 # %% ../nbs/00_core.ipynb #b53c1499
@@ -18,10 +18,9 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,17 +77,14 @@ log = logging.getLogger("ccd")
 class _Bar(tqdm):
     "A bar that ends the work after the turn in which `stoppable` was asked to."
     asked = False
-
     def _turn(self):
         if not _Bar.asked: return
         if hasattr(self.iterable, "close"): self.iterable.close()  # what waits in a pool is not begun
         raise KeyboardInterrupt
-
     def __iter__(self):
         for x in super().__iter__():
             yield x
             self._turn()
-
     def update(self, n:int=1):
         super().update(n)
         self._turn()
@@ -121,21 +117,18 @@ def stoppable(
     def later(number, frame):
         signal.signal(signal.SIGINT, before)
         _Bar.asked = True
-
-    ours = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
-    if ours: signal.signal(signal.SIGINT, later)
+    with suppress(ValueError): signal.signal(signal.SIGINT, later)  # the main thread alone hears of it
     try: yield
     except KeyboardInterrupt: raise KeyboardInterrupt(where()) from None
     finally:
         _Bar.asked = False
-        if ours: signal.signal(signal.SIGINT, before)
+        with suppress(ValueError): signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/00_core.ipynb #00a0001c
 @contextmanager
 def writing(
-    what,                                     # a file or folder, as the line names it
-    mend:str="make room, or write elsewhere"  # what the user can do
+    what, mend:str="make room, or write elsewhere"  # a file or folder, as the line names it; what the user can do
 ):
     "`CCDError` where the system does not let the block write."
     try: yield
@@ -148,9 +141,7 @@ def _keep(path):
     try: os.fsync(fd)
     finally: os.close(fd)
 
-def make_folder(
-    path, mend:str="give another --out"  # as for `writing`
-) -> Path:
+def make_folder(path, mend:str="give another --out") -> Path:
     "The folder `path`, made where it is not there, with its parents."
     path = Path(path)
     with writing(path, mend):
@@ -197,24 +188,20 @@ def read_json(
 # %% ../nbs/00_core.ipynb #00a0001e
 @contextmanager
 def locked(
-    path,          # a folder, or a file that need not be there
-    wait:float=0   # for so many seconds
+    path, wait:float=0  # a folder, or a file that need not be there; for how many seconds
 ):
-    "`InUse` where another process has `path`."
+    "`InUse` where another process has `path`. What killed processes left of a file, half written, is removed."
     path = Path(path)
     lock = FileLock(path/".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"))
     with writing(path):
         try: lock.acquire(timeout=wait)
         except Timeout: raise InUse(f"{path} is being written by another process: wait for it, or give another --out") from None
-    try: yield
+    try:
+        for left in path.parent.glob(f".{path.name}.*.tmp"): left.unlink(missing_ok=True)
+        yield
     finally:
         if os.name != "nt": Path(lock.lock_file).unlink(missing_ok=True)  # before another can have it
         lock.release()
-def sweep(
-    path  # a file that this process has for itself
-):
-    "Remove what killed processes left of it, half written."
-    for left in Path(path).parent.glob(f".{Path(path).name}.*.tmp"): left.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #00a00014
 TOOLS = {"@eadir", "__macosx", "#recycle", "@recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
