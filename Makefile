@@ -1,5 +1,5 @@
 # make setup: .venv with everything; make demo: the whole method on drawn scenes; make test: setup, then every test; make prep: what to run before a commit;
-# make notebooks: every notebook in a bare clone; make hooks: once per clone, merge driver and notebook cleaning for git.
+# make soak: what takes long, faults at every point of a run (needs strace); make notebooks: every notebook in a bare clone; make hooks: once per clone, merge driver and notebook cleaning for git.
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
@@ -20,6 +20,9 @@ test: setup
 	@CCD_CACHE=none OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
 	@.venv/bin/pytest
 
+soak: setup
+	@$(PY) tests/faults.py
+
 notebooks: setup
 	@tests/notebooks.sh
 
@@ -33,4 +36,4 @@ prep: setup
 hooks: setup
 	@.venv/bin/nbdev_install_hooks
 
-.PHONY: setup demo test notebooks prep hooks
+.PHONY: setup demo test soak notebooks prep hooks

@@ -17,7 +17,7 @@ import torch
 from .baselines import BASELINES, LEVELS, draw_labels, train_baseline
 from .benchmarks import Benchmark
 from .cdul import CDULSettings, aggregate, cdul, combine, label_moves
-from .core import CCDError, pick_device
+from .core import CCDError, pick_device, stoppable
 from .data import quarantine
 from .distill import distill
 from .load_teacher import load_teacher
@@ -213,17 +213,22 @@ def compare(
     check_methods(methods)
     rows = Rows(out, s, train, test, METHODS)
     jobs = rows.missing(seeds, methods)
-    if jobs: c = Comparison(train, test, s, cache)  # decodes every photograph
-    for seed, m in jobs:
-        start = time.perf_counter()
-        o = METHODS[m].run(c, replace(s, seed=seed))
-        tags = o.prediction >= tag_thresholds(o.labels if o.train is None else o.train)
-        row = dict(method=m, supervision=METHODS[m].supervision, seed=seed, labels_train_mean_ap=mean_ap(c.train.truth, o.labels),
-                   eval_mean_ap=mean_ap(c.test.truth, o.prediction), eval_f1_macro=macro_f1(c.test.truth, tags),
-                   teacher_passes=o.passes, seconds=round(time.perf_counter() - start, 1))
-        rows.add(row | o.row)
-        if on_row: on_row(row, o)
+    with stoppable(rows.standing):
+        if jobs: c = Comparison(train, test, s, cache)  # decodes every photograph
+        for seed, m in jobs:
+            start = time.perf_counter()
+            o = METHODS[m].run(c, replace(s, seed=seed))
+            row = dict(method=m, supervision=METHODS[m].supervision, seed=seed, **_figures(c, o), teacher_passes=o.passes,
+                       seconds=round(time.perf_counter() - start, 1))
+            rows.add(row | o.row)
+            if on_row: on_row(row, o)
     return list(rows)
+
+def _figures(c, o):
+    "What is measured of an outcome, in percent."
+    tags = o.prediction >= tag_thresholds(o.labels if o.train is None else o.train)
+    return dict(labels_train_mean_ap=mean_ap(c.train.truth, o.labels), eval_mean_ap=mean_ap(c.test.truth, o.prediction),
+                eval_f1_macro=macro_f1(c.test.truth, tags))
 
 # %% ../nbs/34_methods.ipynb #bcaae850
 def method_columns(
