@@ -13,7 +13,7 @@ import re
 import sys
 import tarfile
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ import numpy as np
 from defusedxml.ElementTree import parse
 
 from .classes import COCO80, NUS81, TOY14, VOC20
-from .core import CCDError
+from .core import CCDError, unseen
 from .data import Photos
 
 # %% ../nbs/04_benchmarks.ipynb #05ffb4b8
@@ -63,15 +63,22 @@ def _photos(root, names, file):
     if not names: raise CCDError(f"{file} lists no photograph: fetch it again")
     for name in names:
         if _outside(name): raise CCDError(f"{file} names a photograph outside {root}: {name!r}: fetch it again")
+        if any(map(unseen, name)): raise CCDError(f"{file} names a photograph with a hidden character: {name!r}: fetch it again")
+    name, n = Counter(names).most_common(1)[0]
+    if n > 1: raise CCDError(f"{file} names {name!r} {n} times: remove what is there twice")
     return Photos(root, names)
 
-# %% ../nbs/04_benchmarks.ipynb #d901ede0
-def _share(box, side, length):
-    "A side of a VOC box as a share of `length` px; VOC counts pixels from 1."
-    pixel = float(box.findtext(side)) - side.endswith("min")
-    if not math.isfinite(pixel): raise ValueError(f"{side} {pixel}")
-    return min(1., max(0., pixel/length))
+# %% ../nbs/04_benchmarks.ipynb #04b00012
+def _shares(box, width, height):
+    "x0 y0 x1 y1, px, as shares of the sides."
+    x0, y0, x1, y1 = box
+    finite = all(map(math.isfinite, (*box, width, height)))
+    if not finite or width <= 0 or height <= 0: raise ValueError(f"box {box} of {width} × {height} px")
+    if x0 > x1 or y0 > y1: raise ValueError(f"box {box} ends before it begins")
+    if x0 > width or y0 > height or x1 < 0 or y1 < 0: raise ValueError(f"box {box} is outside of {width} × {height} px")
+    return tuple(min(1., max(0., v/side)) for v, side in zip(box, (width, height)*2))
 
+# %% ../nbs/04_benchmarks.ipynb #d901ede0
 def read_annotation(
     path:Path,            # a VOC XML file
     index:dict[str, int]  # class name in VOC's spelling to class index
@@ -81,12 +88,10 @@ def read_annotation(
     with _reading(path, "a VOC annotation"):
         xml = parse(path, forbid_dtd=True).getroot()
         w, h = (float(xml.find("size").findtext(k)) for k in ("width", "height"))
-        if not (0 < w < math.inf and 0 < h < math.inf): raise ValueError(f"size {w} × {h}")
         for o in xml.iter("object"):
             c, box = index[o.findtext("name")], o.find("bndbox")
-            x0, y0, x1, y1 = (_share(box, k, w if k[0] == "x" else h) for k in ("xmin", "ymin", "xmax", "ymax"))
-            if x0 > x1 or y0 > y1: raise ValueError(f"box {o.findtext('name')} ends before it begins")
-            objects.append((c, x0, y0, x1, y1, o.findtext("difficult") == "1", o.findtext("box_unknown") != "1"))
+            corners = [float(box.findtext(k)) - k.endswith("min") for k in ("xmin", "ymin", "xmax", "ymax")]  # VOC counts pixels from 1
+            objects.append((c, *_shares(corners, w, h), o.findtext("difficult") == "1", o.findtext("box_unknown") != "1"))
     return objects
 
 # %% ../nbs/04_benchmarks.ipynb #dc3b1714
@@ -127,11 +132,15 @@ def _load_coco(file):
     missing = "--root must be the folder that holds coco/, with the splits train and val (`ccd data coco14` fetches it)"
     with _reading(file, "valid JSON", missing): return json.loads(file.read_bytes())
 
-def _coco_shares(image, x, y, w, h):
-    "COCO's box, px, as x0 y0 x1 y1 shares."
-    width, height = image["width"], image["height"]
-    if not all(map(math.isfinite, (x, y, w, h))): raise ValueError(f"box {x} {y} {w} {h}")
-    return x/width, y/height, min(1., (x + w)/width), min(1., (y + h)/height)
+def _coco_objects(image, notes, index):
+    "The classes of a photograph, and its boxes as `Benchmark.objects` has them; an annotation may go without a box."
+    boxes = []
+    for a in notes:
+        if "bbox" not in a: continue
+        x, y, w, h = a["bbox"]
+        corners = _shares((x, y, x + w, y + h), image["width"], image["height"])
+        boxes.append((index[a["category_id"]], *corners, bool(a.get("iscrowd"))))
+    return [index[a["category_id"]] for a in notes], boxes
 
 # %% ../nbs/04_benchmarks.ipynb #c0c60d76
 def read_coco(
@@ -149,11 +158,12 @@ def read_coco(
         found = defaultdict(list)
         for a in d["annotations"]: found[a["image_id"]].append(a)
         images = sorted((m for m in d["images"] if m["id"] in found), key=lambda m: m["id"])
+        if [m["id"] for m in images] != sorted(found): raise ValueError("a photograph with annotations is listed twice, or not at all")
         if [c["name"] for c in categories] != COCO80: raise KeyError("categories")
         truth, objects = np.zeros((len(images), len(COCO80)), dtype=bool), []
         for n, m in enumerate(images):
-            boxes = [(index[a["category_id"]], *_coco_shares(m, *a["bbox"]), bool(a["iscrowd"])) for a in found[m["id"]]]
-            truth[n, [c for c, *_ in boxes]] = True
+            present, boxes = _coco_objects(m, found[m["id"]], index)
+            truth[n, present] = True
             objects.append(boxes)
         photos = _photos(base/f"{split}2014", [m["file_name"] for m in images], file)
     return Benchmark("coco14", split, photos, list(COCO80), truth, objects)
@@ -179,6 +189,7 @@ def read_nuswide(
     names, labels = _load_nuswide(listing, "U", 0), _load_nuswide(base/f"formatted_{split}_labels.npy", "biuf", 1)
     if labels.shape != (len(names), len(NUS81)):
         raise CCDError(f"{base}: {len(names)} photographs and labels of shape {labels.shape} do not fit; {len(NUS81)} columns are expected")
+    if not np.isin(labels, (0, 1)).all(): raise CCDError(f"{base}: labels of {split} other than 0 and 1: fetch them again")
     photos = _photos(base/"Flickr", names.tolist(), listing)
     return Benchmark("nuswide", split, photos, list(NUS81), labels == 1, [[] for _ in names])
 
@@ -226,6 +237,7 @@ def read_benchmark(
     difficult:bool=False  # count classes with only difficult objects as present
 ) -> Benchmark:
     "The split `split` of benchmark `name` below `root`; `CCDError` for an unknown name or missing data."
+    if not re.fullmatch(r"[\w.-]+", split): raise CCDError(f"split {split!r} is no name of a split: letters and digits alone")
     return _source(name).read(root, split, difficult=difficult)
 
 # %% ../nbs/04_benchmarks.ipynb #443e4a48

@@ -184,7 +184,7 @@ JSON, LABELS, NAMES = "coco/annotations/instances_val2014.json", "nuswide/format
     ("voc07", NOTE, swap("<annotation>", "<!DOCTYPE annotation><annotation>"), "not a VOC annotation"),
     ("voc07", NOTE, swap("<width>50", "<width>0"), "not a VOC annotation"),
     ("voc07", NOTE, swap("<width>50", "<width>nan"), "not a VOC annotation"),
-    ("voc07", NOTE, swap("<ymax>40", "<ymax>inf"), "ymax inf"),
+    ("voc07", NOTE, swap("<ymax>40", "<ymax>inf"), "inf] of 50.0 × 40.0 px"),
     ("voc07", NOTE, swap("<ymax>20", "<ymax>5"), "ends before it begins"),
     ("voc07", SETS, lose, "has the splits val"),
     ("voc07", SETS, empty, "lists no photograph"),
