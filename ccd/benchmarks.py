@@ -72,8 +72,7 @@ def _photos(root, names, file):
 def _shares(box, width, height):
     "x0 y0 x1 y1, px, as shares of the sides."
     x0, y0, x1, y1 = box
-    finite = all(map(math.isfinite, (*box, width, height)))
-    if not finite or width <= 0 or height <= 0: raise ValueError(f"box {box} of {width} × {height} px")
+    if not all(map(math.isfinite, (*box, width, height))) or min(width, height) <= 0: raise ValueError(f"box {box} of {width} × {height}")
     if x0 > x1 or y0 > y1: raise ValueError(f"box {box} ends before it begins")
     if x0 > width or y0 > height or x1 < 0 or y1 < 0: raise ValueError(f"box {box} is outside of {width} × {height} px")
     return tuple(min(1., max(0., v/side)) for v, side in zip(box, (width, height)*2))
@@ -174,7 +173,8 @@ def _load_nuswide(file, kinds, columns):
     missing = ("put the lists of zenodo.org/records/10162606 (splits train and val) "
                f"and the folder Flickr/ of photographs into {file.parent}")
     with _reading(file, "a plain NumPy array", missing):
-        x = np.load(file, allow_pickle=False)
+        try: x = np.load(file, allow_pickle=False)
+        except ValueError: raise ValueError("cut short, or of objects") from None
         if x.dtype.kind not in kinds or x.ndim != 1 + columns: raise ValueError(f"{x.dtype} of shape {x.shape}")
     return x
 

@@ -79,6 +79,7 @@ class Photos:
 
 def _reason(e):
     "In a line, why a file could not be read."
+    if isinstance(e, Image.DecompressionBombError): return f"over the limit of {MAX_PIXELS:,} px"
     if isinstance(e, UnidentifiedImageError): return "not an image in any of the formats " + ", ".join(FORMATS)
     return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0]
 
