@@ -125,12 +125,16 @@ def _drop(path:Path):
     print(f"ccd: {path} was damaged and is removed; its views will be embedded again", file=sys.stderr)
 
 # %% ../nbs/15_cache.ipynb #15ca000d
-def _sound(cache, teacher):
-    "The shards of a teacher and their paths; those that are damaged are removed."
+def _sound(cache, teacher, keys=None):
+    "The shards of a teacher that may hold a photograph of `keys`, and their paths; those that are damaged are removed."
+    images = None if keys is None else np.unique(keys.astype("S32"))
     for path in cache.shards(teacher.fingerprint):
+        if images is not None and path in cache.held and not np.isin(images, cache.held[path]).any(): continue
         shard = cache.read(path)
-        if shard: yield shard, path
-        else: _drop(path)
+        if shard is None: _drop(path)
+        else:
+            cache.held[path] = np.unique(_images(shard))
+            yield shard, path
 
 def other_width(
     cache, teacher:Teacher  # whose embeddings differ
@@ -145,6 +149,7 @@ class Cache:
     read = staticmethod(_read)
     def __init__(self, folder, seconds:float=30):
         self.folder, self.seconds = Path(folder).expanduser(), seconds  # at most so much work is lost when a run is killed
+        self.held = {}  # shard: the photographs in it, once it has been read
 
     def shards(self, teacher:str=FINGERPRINT) -> list[Path]:
         "The files of one teacher (its fingerprint) or of all."
@@ -164,7 +169,7 @@ class Cache:
     def find(self, teacher:Teacher, mode:str, keys:np.ndarray) -> tuple[np.ndarray, np.ndarray|None]:
         "Which of `keys` [K] (of `view_keys`, ascending, each once) are known, [K] bool, and embeddings [K, D] float16; None where none is."
         known, out = np.zeros(len(keys), bool), None
-        for shard, path in _sound(self, teacher) if len(keys) else ():
+        for shard, path in _sound(self, teacher, keys) if len(keys) else ():
             at, hit = _matches(shard, teacher, mode, keys)
             if not hit.any(): continue
             embedding = _embeddings(shard)

@@ -31,6 +31,8 @@ def fit(
     backbone: Annotated[Optional[str], typer.Option(help="torchvision/NAME or a timm CNN.")] = None,
     weights: Annotated[Optional[str], typer.Option(help="imagenet, random, or a local file.")] = None,
     method: Annotated[str, typer.Option(help="ccd (a student), or discriminant (the teacher's own regions in closed form).")] = "ccd",
+    strike: Annotated[Optional[Path], typer.Option(
+        help="A bank.csv of an earlier run, with an x where a region is no example of its class; for --method discriminant.")] = None,
     epochs: Annotated[Optional[int], typer.Option(min=1)] = None, seed: Annotated[Optional[int], typer.Option(min=0)] = None,
     cache: CacheDir = None, per_class: Annotated[bool, typer.Option("--per-class", help="Show average precision by class.")] = False,
 ):
@@ -42,11 +44,11 @@ def fit(
         raise CCDError("--eval-split needs --benchmark: a folder of photographs has no truth to measure with")
     s = choices.settings(student__backbone=backbone, student__weights=weights, train__epochs=epochs, seed=seed)
     evaluation = read_split(source.benchmark, source.root, eval_split) if eval_split else None
-    run = fit(photos, classes, out, s, evaluation, source.limit, cache, method)
+    run = fit(photos, classes, out, s, evaluation, source.limit, cache, method, strike)
     _report(run, read_json(run/"metrics.json"), per_class)
 
 def _report(run, m, per_class):
-    model = "discriminant" if "competing" in m else "student"
+    model = "discriminant" if "unlisted" in m else "student"
     if "teacher" in m:
         kinds = ("initial", "local", "final")
         train = [m["teacher"].get("train_mean_ap", "–"), *(m["labels"][k]["train_mean_ap"] for k in kinds), ""]
@@ -123,14 +125,18 @@ def predict(
     out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .md.")] = Path("tags.csv"),
     threshold: Annotated[Optional[float], typer.Option(
         min=0, max=1, help="One threshold for all classes; the model's own if left out.")] = None,
+    sheet: Annotated[Optional[Path], typer.Option(help="A .jpg or .png for a picture of 30 of them with their tags.")] = None,
     device: Device = "auto",
 ):
     "Write the tags of PHOTOS to a file.  Example: ccd predict runs/photos-1 more_photos/ --out tags.csv"
-    from ccd.predict import tag, write_tags
+    from ccd.core import check_output
+    from ccd.predict import tag, write_sheet, write_tags
     from ccd.tables import check_table
     check_table(out, new=True)
+    if sheet: check_output(sheet, ".jpg", ".png", option="--sheet", new=True)
     rows, broken = tag(model, photos, threshold, device)
     write_tags(rows, out)
+    if sheet: write_sheet(sheet, photos, rows)
     _left_out(broken)
     typer.echo(f"{len(rows)} photographs, {sum(len(r['tags']) for r in rows)/len(rows):.1f} tags each: {out}")
 

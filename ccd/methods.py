@@ -23,7 +23,7 @@ from .distill import distill
 from .load_teacher import load_teacher
 from .metrics import macro_f1, mean_ap
 from .pseudo_labels import label_rule, tag_thresholds, update
-from .regions import fit_regions
+from .regions import fit_regions, label_source
 from .results import Rows, summary
 from .scorer import Scorer
 from .settings import Settings
@@ -47,6 +47,28 @@ class Comparison:
 
     @cached_property
     def snippets(self): return self._snippets(self.train)
+
+    @cached_property
+    def source(self):
+        "The scorer that `labels.source` asks for, what it says of the training photographs, and how that becomes labels."
+        scorer, p = label_source(self.scorer, self.train.photos, self.embedded, self.s.labels.source)
+        return scorer, p, (lambda p: p) if scorer is self.scorer else label_rule(p, self.s.labels).of
+
+    @cached_property
+    def labels(self):
+        "Of whole photographs: a teacher's scores as they are, or what its regions say, ½ where a tag begins."
+        _, p, rule = self.source
+        return rule(p)
+
+    def maps(self, looks=1):
+        "Passes for as many looks at regions, a map of each photograph; none where labels come from texts."
+        return 0 if self.source[0] is self.scorer else looks*len(self.train)
+
+    @cached_property
+    def parts(self):
+        "What the same source says of 3×3 parts."
+        scorer = self.source[0]
+        return self.snippets if scorer is self.scorer else scorer.probabilities(self.train.photos, grid_views(len(self.train)), "3×3 parts")
 
     @cached_property
     def test_whole(self): return self.scorer.probabilities(self.test.photos, desc="zero-shot")
@@ -100,11 +122,11 @@ def _on(labels, passes, c, s):
     student = train_baseline(c.train.photos, c.train.classes, BASELINES["bce"], s, y=labels, features=c.features[0])
     return c.outcome(labels, student, passes)
 
-def _student_global(c, s): return _on(c.whole, len(c.train), c, s)
+def _student_global(c, s): return _on(c.labels, len(c.train) + c.maps(), c, s)
 
 def _student_grid(c, s):
-    labels = update(c.whole, aggregate(c.snippets, len(c.train), 0.), s.labels.alpha)
-    return _on(labels, 10*len(c.train), c, s)
+    labels = update(c.labels, aggregate(c.source[2](c.parts), len(c.train), 0.), s.labels.alpha)
+    return _on(labels, 10*len(c.train) + c.maps(2), c, s)
 
 def _discriminant(c, s):
     scorer, learned = c.regions
@@ -133,13 +155,13 @@ def _cdul(cs, c, s):
     moves = []
     def log(record, before, after):
         moves.append(label_moves(before, after, c.train.truth) | dict(labels_mean_ap=mean_ap(c.train.truth, after)))
-    labels = _cdul_labels(c.whole, c.snippets, cs)
+    labels = _cdul_labels(c.source[1], c.parts, cs)
     d = cdul(c.train.photos, c.train.classes, labels, s, cs, on_epoch=log, features=c.features[0])
-    return c.outcome(d.final, d.student, 10*len(c.train), row=dict(moves=moves))
+    return c.outcome(d.final, d.student, 10*len(c.train) + c.maps(2), row=dict(moves=moves))
 
 def _baseline(loss, c, s):
-    student = train_baseline(c.train.photos, c.train.classes, BASELINES[loss], s, y=c.whole, features=c.features[0])
-    return c.outcome(c.whole, student, len(c.train))
+    student = train_baseline(c.train.photos, c.train.classes, BASELINES[loss], s, y=c.labels, features=c.features[0])
+    return c.outcome(c.labels, student, len(c.train) + c.maps())
 
 def _weak(loss, level, c, s):
     "A loss on labels drawn from the truth."

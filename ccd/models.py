@@ -34,15 +34,13 @@ def save_regions(
     "Write the bundle to `folder`."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    heads = [dict(temperature=h.temperature, sharpness=h.calibration.sharpness, shrinkage=h.discriminant.shrinkage) for h in scorer.heads]
+    h, d = scorer.head, scorer.head.discriminant
     write_json(folder/"config.json", dict(
-        format=1, kind="regions", classes=scorer.classes, source=scorer.heads[0].source, share=scorer.share, heads=heads,
-        teacher=asdict(scorer.s.teacher), fingerprint=scorer.teacher.fingerprint, roi_size=scorer.s.views.roi_size))
-    tensors = dict(threshold=scorer.threshold)
-    for i, h in enumerate(scorer.heads):
-        d = h.discriminant
-        tensors |= {f"{i}.text": h.text, f"{i}.offset": h.calibration.offset, f"{i}.found": d.found, f"{i}.weight": d.weight,
-                    f"{i}.bias": torch.where(d.found > 0, d.bias, 0.), f"{i}.rows": d.rows, f"{i}.classes": d.classes}
+        format=2, kind="regions", classes=scorer.classes, source=h.source, share=scorer.share, temperature=h.temperature,
+        sharpness=h.calibration.sharpness, shrinkage=d.shrinkage, teacher=asdict(scorer.s.teacher),
+        fingerprint=scorer.teacher.fingerprint, roi_size=scorer.s.views.roi_size))
+    tensors = dict(threshold=scorer.threshold, text=h.text, offset=h.calibration.offset, found=d.found, weight=d.weight,
+                   bias=torch.where(d.found > 0, d.bias, 0.), rows=d.rows, classes=d.classes)
     with atomic(folder/"model.safetensors") as tmp: save_file({k: v.contiguous() for k, v in tensors.items()}, tmp)
 
 # %% ../nbs/26_models.ipynb #26a00007
@@ -51,37 +49,32 @@ _Name = Annotated[str, Field(min_length=1)]
 _Positive = Annotated[float, Field(gt=0)]
 
 @dataclass(config=_strict)
-class _Head:
-    temperature: _Positive
-    sharpness: _Positive
-    shrinkage: Annotated[float, Field(ge=0, le=1)]
-
-@dataclass(config=_strict)
 class _Bundle:
     "What `config.json` may say."
-    format: Literal[1]
+    format: Literal[2]
     kind: Literal["regions"]
     classes: Annotated[list[_Name], Field(min_length=2)]
     source: Literal["regions", "both"]
     share: Annotated[float, Field(ge=0, le=1)]
-    heads: Annotated[list[_Head], Field(min_length=1, max_length=2)]
+    temperature: _Positive
+    sharpness: _Positive
+    shrinkage: Annotated[float, Field(ge=0, le=1)]
     teacher: TeacherSettings
     fingerprint: str
     roi_size: Annotated[int, Field(gt=0)]|None
 
 # %% ../nbs/26_models.ipynb #26a0000e
-def _head(i, b, tensors):
-    t = {k: tensors[f"{i}.{k}"] for k in ("text", "offset", "found", "weight", "bias", "rows", "classes")}
+def _head(b, t):
     bias = torch.where(t["found"] > 0, t["bias"], -torch.inf)
-    d = Discriminant(t["weight"], bias, t["found"], b.heads[i].shrinkage, t["rows"], t["classes"])
-    return Head(len(b.classes), t["text"], b.heads[i].temperature, Calibration(t["offset"], b.heads[i].sharpness), d, b.source)
+    d = Discriminant(t["weight"], bias, t["found"], b.shrinkage, t["rows"], t["classes"])
+    return Head(len(b.classes), t["text"], b.temperature, Calibration(t["offset"], b.sharpness), d, b.source)
 
 def _load_regions(folder, device):
     "A bundle of `save_regions`."
     b, file = read_bundle(folder/"config.json", _Bundle), folder/"model.safetensors"
     try:
         tensors = load_file(file)
-        heads, threshold = [_head(i, b, tensors) for i in range(len(b.heads))], tensors["threshold"]
+        head, threshold = _head(b, tensors), tensors["threshold"]
     except (OSError, SafetensorError, KeyError) as e:
         raise CCDError(f"{file} cannot be loaded ({type(e).__name__}): run `ccd fit` again") from None
     broken = next((k for k, v in tensors.items() if not torch.isfinite(v).all()), None)
@@ -90,7 +83,7 @@ def _load_regions(folder, device):
     if teacher.fingerprint != b.fingerprint:
         raise CCDError(f"{folder} was made with other weights of teacher {b.teacher.name}: run `ccd fit` again")
     s = Settings(teacher=b.teacher, views=ViewSettings(roi_size=b.roi_size))
-    return RegionScorer(teacher, b.classes, s, None, heads, b.share, threshold)
+    return RegionScorer(teacher, b.classes, s, None, head, b.share, threshold)
 
 # %% ../nbs/26_models.ipynb #26a00009
 def save(model:Student|RegionScorer, folder):
@@ -112,7 +105,5 @@ def classify(
     photos:Photos,          # N photographs
     desc:str="predict"      # of the progress bar
 ) -> torch.Tensor:          # [N, C] scores from 0 to 1, float32 on the CPU
-    "What the model says of whole photographs; the discriminant sees 256 at a time, for memory's sake."
-    if isinstance(model, Student): return predict(model, photos, desc=desc)
-    parts = torch.arange(len(photos)).split(256)
-    return torch.cat([model.probabilities(photos.take(part.tolist()), desc=desc) for part in parts])
+    "What the model says of whole photographs."
+    return predict(model, photos, desc=desc) if isinstance(model, Student) else model.probabilities(photos, desc=desc)

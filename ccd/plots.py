@@ -32,7 +32,7 @@ def _draw_map(ax, img, m):
     ax.imshow(m, vmin=0, vmax=1, cmap="jet", alpha=.45, interpolation="bilinear", extent=inside)
 
 def show_images(
-    images,           # PIL images
+    images,           # PIL images, None for an empty place
     titles=None,      # a line or more above each
     boxes=None,       # per image a list of (x0, y0, x1, y1 as shares, text)
     columns:int=5,    # images per row
@@ -44,7 +44,7 @@ def show_images(
     fig, axes = plt.subplots(rows, columns, figsize=(1.4*columns, (1.45 + .15*lines)*rows), dpi=72, squeeze=False)
     for ax in axes.flat: ax.axis("off")
     for k, (ax, img) in enumerate(zip(axes.flat, images)):
-        ax.imshow(img)
+        if img: ax.imshow(img)
         if maps is not None and maps[k] is not None: _draw_map(ax, img, maps[k])
         if titles: ax.set_title(titles[k], fontsize=7)
         for j, box in enumerate(boxes[k] if boxes else []): _draw_box(ax, img, *box, f"C{j % 10}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from .bank import read_struck, write_bank
 from .benchmarks import Benchmark
 from .classes import read_classes
 from .core import CCDError, Clock, pick_device, provenance, write_json
@@ -95,20 +96,20 @@ class Made:
     seconds: dict                   # by stage
     figures: dict                   # what else metrics.json says
 
-def _ccd(photos, classes, s, teacher, log, cache):
+def _ccd(photos, classes, s, teacher, log, cache, struck):
     d = distill(photos, classes, s, teacher, log, cache)
     bias = zip(classes, d.bias.value.tolist(), d.bias.votes.tolist())
     figures = dict(kept_epoch=d.kept_epoch, stopped=d.stopped, bias={c: dict(value=v, votes=n) for c, v, n in bias})
     return Made("student", d.student, d.teacher, dict(initial=d.initial, local=d.local, final=d.final), d.views, d.seconds, figures)
 
-def _discriminant(photos, classes, s, teacher, log, cache):
+def _discriminant(photos, classes, s, teacher, log, cache, struck):
     clock = Clock()
     with clock("teacher"):
         texts = Scorer(teacher, classes, s, cache)
         e = texts.embed(photos, desc="whole photos")
-        scorer, p = fit_regions(texts, photos, e, s.labels.source)
-    head = scorer.heads[0].discriminant
-    figures = dict(competing=scorer.share, shrinkage=head.shrinkage, regions=dict(zip(classes, head.found.tolist())))
+        scorer, p = fit_regions(texts, photos, e, s.labels.source, struck)
+    d = scorer.head.discriminant
+    figures = dict(unlisted=scorer.share, shrinkage=d.shrinkage, regions=dict(zip(classes, d.found.tolist())))
     return Made("discriminant", scorer, texts.read(e), dict(initial=p, local=p, final=p), region_views(len(photos)), dict(clock), figures)
 
 WAYS = dict(ccd=_ccd, discriminant=_discriminant)
@@ -155,9 +156,10 @@ def _measure(d, classes, s, teacher, truth, evaluation, cache, clock):
         seen = scores, found, evaluation.truth
     return measure(d, classes, truth, *seen)
 
-def _check_way(method, s):
+def _check_way(method, s, strike):
     "The settings as `method` takes them; `CCDError` for an unknown one."
     if method not in WAYS: raise CCDError(f"--method {method}: choose from {', '.join(WAYS)}")
+    if strike and method != "discriminant": raise CCDError("--strike goes with --method discriminant: no other method has a bank")
     regions = method == "discriminant" and s.labels.source == "text"
     return replace(s, labels=replace(s.labels, source="both")) if regions else s
 
@@ -170,10 +172,11 @@ def fit(
     evaluation:Benchmark|None=None,  # a labelled split to measure on
     limit:int|None=None,             # only the first `limit` photographs of each split
     cache=None,                      # where embeddings are kept, as for `open_cache`
-    method:str="ccd"                 # of `WAYS`
+    method:str="ccd",                # of `WAYS`
+    strike=None                      # a bank.csv of an earlier run by the discriminant, with marks, as for `read_struck`
 ) -> Path:                           # the run folder
     "Unlabelled photographs and class names in, a classifier out. Raises `CCDError` for what a user can mend."
-    s = _check_way(method, s or settings())
+    s = _check_way(method, s or settings(), strike)
     source, name, classes = read_source(photos, classes)
     if evaluation and evaluation.classes != classes:
         raise CCDError(f"the evaluation split {evaluation.name} has other classes than the training photographs")
@@ -188,15 +191,17 @@ def fit(
             evaluation, more = quarantine(evaluation)
             left_out |= more
     photos, truth = (source, None) if isinstance(source, Photos) else (source.photos, source.truth)
+    struck = read_struck(strike, photos, classes) if strike else []
     _start(run, photos, classes, s, evaluation, left_out)
 
     def log(record, running, student):
         if truth is not None: record["train_mean_ap"] = mean_ap(truth, running)
         with open(run/"log.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(record) + "\n")
 
-    d = WAYS[method](photos, classes, s, teacher, log, cache)
+    d = WAYS[method](photos, classes, s, teacher, log, cache, struck)
     write_labels(run/"labels.parquet", photos, classes, d.views, **d.labels)
     if d.views.proposer is not None: write_views(run/"views.parquet", photos, classes, d.views)
+    if isinstance(d.model, RegionScorer): write_bank(run, d.model, photos, struck)
     save(d.model, run/"model")
     figures = _measure(d, classes, s, teacher, truth, evaluation, cache, clock)
     write_json(run/"metrics.json", figures | _found(photos, left_out) | dict(seconds=dict(clock) | d.seconds, device=str(device)))

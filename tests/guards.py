@@ -1,6 +1,6 @@
 """Is every guard watched? In a throwaway copy of the clone each line that refuses or leaves out is taken away, and what comes by it is
-run: `python tests/guards.py --module benchmarks`. First the tests run once and tell which guards they come by; then each guard is taken away and the
-first few of its tests run again, one of which must fail. A guard that no test comes by is tried on its notebook."""
+run: `python tests/guards.py --module benchmarks`. First the tests run once and tell which guards they come by; then each guard is taken
+away and the first few of its tests run again, one of which must fail. A guard that no test comes by is tried on its notebook."""
 import argparse
 import ast
 import json

@@ -10,7 +10,7 @@ from ccd.core import read_json
 from ccd.discriminant import region_views
 from ccd.distill import train_on_updated, warm_up
 from ccd.load_teacher import load_teacher
-from ccd.methods import compare
+from ccd.methods import METHODS, Comparison, compare
 from ccd.models import load
 from ccd.predict import evaluate, tag
 from ccd.pseudo_labels import label_rule, tag_thresholds
@@ -77,10 +77,27 @@ def test_a_teacher_without_a_map_is_refused_before_any_work(ccd, clip_folder, ph
     else: assert run(photos)[0] == 0 and (tmp_path/"labels.csv").exists()
 
 
+def test_every_method_takes_its_labels_from_the_same_source(train, toy_root, small):
+    few = replace(train, photos=train.photos.take(range(10)), truth=train.truth[:10], boxes=train.boxes[:10])
+    test, rows = read_benchmark("toy", toy_root, "test"), {}
+    for source in ("text", "both"):
+        c = Comparison(few, test, small(labels__source=source, train__epochs=2))
+        names = "student_global", "student_discriminant", "student_grid", "cdul", "an", "zero_shot"
+        rows[source] = {m: METHODS[m].run(c, c.s) for m in names}
+    text, both = rows["text"], rows["both"]
+    assert torch.equal(both["student_global"].labels, both["student_discriminant"].labels)
+    assert torch.equal(both["student_global"].prediction, both["student_discriminant"].prediction)
+    assert torch.equal(both["an"].labels, both["student_global"].labels) and torch.equal(text["an"].labels, text["zero_shot"].labels)
+    assert torch.equal(text["student_discriminant"].labels, both["student_discriminant"].labels)
+    assert torch.equal(text["zero_shot"].prediction, both["zero_shot"].prediction)
+    for m in ("student_grid", "cdul"): assert not torch.allclose(text[m].labels, both[m].labels, atol=.05)
+    assert [both[m].passes - text[m].passes for m in ("student_global", "student_grid", "cdul", "an")] == [10, 20, 20, 10]
+
+
 def test_a_photograph_is_its_whole_and_its_best_region_of_both_sides(train, small):
     s = small(labels__source="both")
     _, regions, learned = scorers(train, s, "both")
-    texts, head, views = Scorer(regions.teacher, train.classes, s), regions.heads[0], region_views(1)
+    texts, head, views = Scorer(regions.teacher, train.classes, s), regions.head, region_views(1)
     for i in (0, 7):
         one = train.photos.take([i])
         f = regions.features(one, views)
@@ -91,19 +108,47 @@ def test_a_photograph_is_its_whole_and_its_best_region_of_both_sides(train, smal
             assert abs(learned[i, c] - (text + own)/2) < 1e-5
 
 
-@pytest.mark.parametrize("share", [0., .25, 1.])
-def test_names_that_compete_weigh_as_much_as_the_collection_is_open(train, small, share):
-    few = ["star", "moon", "boat"]
-    s = small(labels__others="heart, tree, sun, flower, fish")
-    texts = Scorer(load_teacher(s.teacher), few, s)
-    regions, learned = fit_regions(texts, train.photos, texts.embed(train.photos))
-    closed, opened = regions.heads
-    first = opened.read(texts.embed(train.photos)).argmax(1)
-    assert regions.share == sum(c >= 3 for c in first.tolist())/len(train) > .3
-    assert len(closed.text) == 3 < len(opened.text) <= 8 and learned.shape == (len(train), 3)
-    regions.share = share
-    alone = [replace(regions, heads=[h], share=0.).probabilities(train.photos) for h in (closed, opened)]
-    assert torch.allclose(regions.probabilities(train.photos), (1 - share)*alone[0] + share*alone[1], atol=1e-6)
+def test_names_compete_where_most_photographs_show_something_else(train, small):
+    few, others = ["star", "moon", "boat"], ["heart", "tree", "sun", "flower", "fish"]
+    asked = {}
+    for names in (", ".join(others), None, "heart, tree"):
+        texts = Scorer(load_teacher(small().teacher), few, small(labels__others=names))
+        asked[names] = texts, *fit_regions(texts, train.photos, texts.embed(train.photos))
+    texts, regions, learned = asked[", ".join(others)]
+    first = regions.head.read(texts.embed(train.photos)).argmax(1)
+    assert regions.share == sum(c >= 3 for c in first.tolist())/len(train) > .5
+    assert 3 < len(regions.head.text) <= 8 and learned.shape == (len(train), 3)
+    assert len(asked[None][1].head.text) == 3 and asked[None][1].share == 0
+    closed = asked["heart, tree"][1]  # two more names are not most of what is there
+    assert 0 < closed.share <= .5 and len(closed.head.text) == 3
+    assert torch.equal(asked["heart, tree"][2], asked[None][2]) and not torch.allclose(learned, asked[None][2], atol=.05)
+
+
+def test_a_struck_region_is_no_example_of_that_class(train, small):
+    texts = Scorer(load_teacher(small().teacher), train.classes, small())
+    e = texts.embed(train.photos)
+    before, _ = fit_regions(texts, train.photos, e)
+    d = before.head.discriminant
+    struck = [(r, c) for r, c in zip(d.rows.tolist(), d.classes.tolist()) if c in (3, 7)][:4]
+    after, _ = fit_regions(texts, train.photos, e, struck=struck)
+    banks = [set(zip(x.head.discriminant.rows.tolist(), x.head.discriminant.classes.tolist())) for x in (before, after)]
+    assert len(struck) == 4 and set(struck) <= banks[0] and not set(struck) & banks[1]
+
+
+def test_regions_come_in_parts_and_are_seen_once(train, small, monkeypatch):
+    from ccd import regions as module
+    texts = Scorer(load_teacher(small().teacher), train.classes, small(), "none")
+    e, seen, embed = texts.embed(train.photos), [], texts.teacher.embed_regions
+    monkeypatch.setattr(texts.teacher, "embed_regions", lambda x, boxes, index: seen.append(len(x)) or embed(x, boxes, index))
+    whole, learned = fit_regions(texts, train.photos, e)
+    assert sum(seen) == len(train)
+    parts = module.RegionScorer.regions
+    def few(self, photos):
+        for part in torch.arange(len(photos)).split(7):
+            for _, f in parts(self, photos.take(part.tolist())): yield part, f
+    monkeypatch.setattr(module.RegionScorer, "regions", few)
+    again, p = fit_regions(texts, train.photos, e)
+    assert torch.equal(again.head.discriminant.rows, whole.head.discriminant.rows) and torch.allclose(p, learned, atol=1e-5)
 
 
 def test_a_model_folder_without_a_student(train, toy_root, tmp_path, small, ccd):
