@@ -1,4 +1,5 @@
-# make setup: .venv with everything; make demo: the whole method on drawn scenes; make test: setup, then every test; make prep: what to run before a commit;
+# make setup: .venv with everything; make demo: the whole method on drawn scenes; make test: setup, then every test;
+# make soak: ten minutes of inputs drawn at random, then every guard taken away in turn; make prep: what to run before a commit;
 # make notebooks: every notebook in a bare clone; make hooks: once per clone, merge driver and notebook cleaning for git.
 PY := .venv/bin/python
 STAMP := .venv/.ready
@@ -20,6 +21,10 @@ test: setup
 	@CCD_CACHE=none OMP_NUM_THREADS=1 timeout 1200 .venv/bin/nbdev_test --n_workers 2 --timing
 	@.venv/bin/pytest
 
+soak: setup
+	@HYPOTHESIS_PROFILE=soak $(PY) -m pytest -q --timeout 3600 tests/test_fuzz.py
+	@$(PY) tests/guards.py
+
 notebooks: setup
 	@tests/notebooks.sh
 
@@ -33,4 +38,4 @@ prep: setup
 hooks: setup
 	@.venv/bin/nbdev_install_hooks
 
-.PHONY: setup demo test notebooks prep hooks
+.PHONY: setup demo test soak notebooks prep hooks

@@ -54,16 +54,15 @@ def _reading(file, what, missing="fetch it again"):
     except Exception as e: raise CCDError(f"{file} is not {what} ({type(e).__name__}: {str(e)[:200]}): fetch it again") from None
 
 def _outside(name):
-    "Whether a path of an archive or a list leads out of the folder that it belongs to."
+    "Whether a path of an archive or a list leads out of the folder that it belongs to, or hides what it is."
     parts = re.split(r"[/\\]", name)
-    return not parts[0] or ":" in parts[0] or ".." in parts
+    return not parts[0] or ":" in parts[0] or ".." in parts or any(map(unseen, name))
 
 def _photos(root, names, file):
     "The photographs `names` below `root`, as `file` lists them."
     if not names: raise CCDError(f"{file} lists no photograph: fetch it again")
     for name in names:
-        if _outside(name): raise CCDError(f"{file} names a photograph outside {root}: {name!r}: fetch it again")
-        if any(map(unseen, name)): raise CCDError(f"{file} names a photograph with a hidden character: {name!r}: fetch it again")
+        if _outside(name): raise CCDError(f"{file} names a photograph outside {root}, or with hidden characters: {name!r}: fetch it again")
     name, n = Counter(names).most_common(1)[0]
     if n > 1: raise CCDError(f"{file} names {name!r} {n} times: remove what is there twice")
     return Photos(root, names)
@@ -176,6 +175,7 @@ def _load_nuswide(file, kinds, columns):
         try: x = np.load(file, allow_pickle=False)
         except ValueError: raise ValueError("cut short, or of objects") from None
         if x.dtype.kind not in kinds or x.ndim != 1 + columns: raise ValueError(f"{x.dtype} of shape {x.shape}")
+        if x.dtype.kind == "U": list("".join(x.tolist()))  # raises where a number is no character
     return x
 
 def read_nuswide(
