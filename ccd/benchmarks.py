@@ -258,14 +258,14 @@ def _fetch(path, md5, file, servers):
         raise CCDError(f"{path} could not be fetched ({'; '.join(failed)}): give --mirror, or put the file into {file.parent}")
 
 def _unpack(file, folder):
-    "Unpack a tar or zip; `CCDError` where a member would land outside `folder`."
+    "Unpack a tar or zip; `CCDError` where a member would land outside `folder`, or is a link or device."
     with _reading(file, "a sound archive"):
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                for name in filter(_outside, archive.namelist()): raise ValueError(f"{name!r} leads outside")
-                archive.extractall(folder)
-        else:
-            with tarfile.open(file) as archive: archive.extractall(folder, filter="data")  # no absolute paths, .. or links out
+        zipped = zipfile.is_zipfile(file)
+        with zipfile.ZipFile(file) if zipped else tarfile.open(file) as archive:
+            found = dict.fromkeys(archive.namelist(), True) if zipped else {m.name: m.isreg() or m.isdir() for m in archive}
+            for name, plain in found.items():
+                if not plain or _outside(name): raise ValueError(f"{name!r} leads outside, or is no file")
+            archive.extractall(folder) if zipped else archive.extractall(folder, filter="data")
 
 def fetch_benchmark(
     name:str,              # a key of `BENCHMARKS`

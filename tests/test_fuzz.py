@@ -36,7 +36,7 @@ from test_benchmarks import small_coco, small_nuswide, small_voc
 sizes, shares, seeds = st.integers(1, 7), st.floats(0, 1, width=32), st.integers(0, 2**32 - 1)
 
 
-few = hyp(max_examples=hyp().max_examples//5)  # where each is a model
+few = hyp(max_examples=max(5, hyp().max_examples//40))  # where each is a model
 
 
 def of_one_line(e):
