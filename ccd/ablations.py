@@ -19,7 +19,7 @@ from .core import CCDError, atomic, check_output, pick_device, stoppable
 from .data import quarantine
 from .distill import train_on_updated, warm_up, warm_up_settings
 from .load_teacher import load_teacher
-from .metrics import average_precision, mean_ap
+from .metrics import ap_by_class, mean_ap
 from .plots import dot_plot, line_chart
 from .results import Rows, differences, mean_sd, read_results, result_table, values
 from .settings import Settings
@@ -136,11 +136,11 @@ def _fill(rows, jobs, train, test, grid, s, cache):
         w = warm_up(train.photos, train.classes, first, teacher(first.teacher, pick_device(first.device)), cache=cache, features=seen)
         for m, one in members:
             d = train_on_updated(w, one)
-            ap = average_precision(test.truth, predict(d.student, test.photos, features=test_seen))
+            p = predict(d.student, test.photos, features=test_seen)
             rows.add(dict(
                 method=m, seed=one.seed, views_per_image=len(d.views)/len(train), local_mean_ap=mean_ap(train.truth, d.local),
-                labels_train_mean_ap=mean_ap(train.truth, d.final), eval_mean_ap=float(ap.mean()),
-                ap=dict(zip(train.classes, ap.tolist())), kept_epoch=d.kept_epoch, seconds=round(time.perf_counter() - start, 1)))
+                labels_train_mean_ap=mean_ap(train.truth, d.final), eval_mean_ap=mean_ap(test.truth, p),
+                ap=ap_by_class(test.truth, p, test.classes), kept_epoch=d.kept_epoch, seconds=round(time.perf_counter() - start, 1)))
             start = time.perf_counter()
 
 # %% ../nbs/35_ablations.ipynb #35a00007

@@ -13,7 +13,7 @@ import re
 import sys
 import tarfile
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ import numpy as np
 from defusedxml.ElementTree import parse
 
 from .classes import COCO80, NUS81, TOY14, VOC20
-from .core import CCDError
+from .core import CCDError, unseen
 from .data import Photos
 
 # %% ../nbs/04_benchmarks.ipynb #05ffb4b8
@@ -54,24 +54,29 @@ def _reading(file, what, missing="fetch it again"):
     except Exception as e: raise CCDError(f"{file} is not {what} ({type(e).__name__}: {str(e)[:200]}): fetch it again") from None
 
 def _outside(name):
-    "Whether a path of an archive or a list leads out of the folder that it belongs to."
+    "Whether a path of an archive or a list leads out of the folder that it belongs to, or hides what it is."
     parts = re.split(r"[/\\]", name)
-    return not parts[0] or ":" in parts[0] or ".." in parts
+    return not parts[0] or ":" in parts[0] or ".." in parts or any(map(unseen, name))
 
 def _photos(root, names, file):
     "The photographs `names` below `root`, as `file` lists them."
     if not names: raise CCDError(f"{file} lists no photograph: fetch it again")
     for name in names:
-        if _outside(name): raise CCDError(f"{file} names a photograph outside {root}: {name!r}: fetch it again")
+        if _outside(name): raise CCDError(f"{file} names a photograph outside {root}, or with hidden characters: {name!r}: fetch it again")
+    name, n = Counter(names).most_common(1)[0]
+    if n > 1: raise CCDError(f"{file} names {name!r} {n} times: remove what is there twice")
     return Photos(root, names)
 
-# %% ../nbs/04_benchmarks.ipynb #d901ede0
-def _share(box, side, length):
-    "A side of a VOC box as a share of `length` px; VOC counts pixels from 1."
-    pixel = float(box.findtext(side)) - side.endswith("min")
-    if not math.isfinite(pixel): raise ValueError(f"{side} {pixel}")
-    return min(1., max(0., pixel/length))
+# %% ../nbs/04_benchmarks.ipynb #04b00012
+def _shares(box, width, height):
+    "x0 y0 x1 y1, px, as shares of the sides."
+    x0, y0, x1, y1 = box
+    if not all(map(math.isfinite, (*box, width, height))) or min(width, height) <= 0: raise ValueError(f"box {box} of {width} × {height}")
+    if x0 > x1 or y0 > y1: raise ValueError(f"box {box} ends before it begins")
+    if x0 > width or y0 > height or x1 < 0 or y1 < 0: raise ValueError(f"box {box} is outside of {width} × {height} px")
+    return tuple(min(1., max(0., v/side)) for v, side in zip(box, (width, height)*2))
 
+# %% ../nbs/04_benchmarks.ipynb #d901ede0
 def read_annotation(
     path:Path,            # a VOC XML file
     index:dict[str, int]  # class name in VOC's spelling to class index
@@ -81,12 +86,10 @@ def read_annotation(
     with _reading(path, "a VOC annotation"):
         xml = parse(path, forbid_dtd=True).getroot()
         w, h = (float(xml.find("size").findtext(k)) for k in ("width", "height"))
-        if not (0 < w < math.inf and 0 < h < math.inf): raise ValueError(f"size {w} × {h}")
         for o in xml.iter("object"):
             c, box = index[o.findtext("name")], o.find("bndbox")
-            x0, y0, x1, y1 = (_share(box, k, w if k[0] == "x" else h) for k in ("xmin", "ymin", "xmax", "ymax"))
-            if x0 > x1 or y0 > y1: raise ValueError(f"box {o.findtext('name')} ends before it begins")
-            objects.append((c, x0, y0, x1, y1, o.findtext("difficult") == "1", o.findtext("box_unknown") != "1"))
+            corners = [float(box.findtext(k)) - k.endswith("min") for k in ("xmin", "ymin", "xmax", "ymax")]  # VOC counts pixels from 1
+            objects.append((c, *_shares(corners, w, h), o.findtext("difficult") == "1", o.findtext("box_unknown") != "1"))
     return objects
 
 # %% ../nbs/04_benchmarks.ipynb #dc3b1714
@@ -127,11 +130,15 @@ def _load_coco(file):
     missing = "--root must be the folder that holds coco/, with the splits train and val (`ccd data coco14` fetches it)"
     with _reading(file, "valid JSON", missing): return json.loads(file.read_bytes())
 
-def _coco_shares(image, x, y, w, h):
-    "COCO's box, px, as x0 y0 x1 y1 shares."
-    width, height = image["width"], image["height"]
-    if not all(map(math.isfinite, (x, y, w, h))): raise ValueError(f"box {x} {y} {w} {h}")
-    return x/width, y/height, min(1., (x + w)/width), min(1., (y + h)/height)
+def _coco_objects(image, notes, index):
+    "The classes of a photograph, and its boxes as `Benchmark.objects` has them; an annotation may go without a box."
+    boxes = []
+    for a in notes:
+        if "bbox" not in a: continue
+        x, y, w, h = a["bbox"]
+        corners = _shares((x, y, x + w, y + h), image["width"], image["height"])
+        boxes.append((index[a["category_id"]], *corners, bool(a.get("iscrowd"))))
+    return [index[a["category_id"]] for a in notes], boxes
 
 # %% ../nbs/04_benchmarks.ipynb #c0c60d76
 def read_coco(
@@ -149,11 +156,12 @@ def read_coco(
         found = defaultdict(list)
         for a in d["annotations"]: found[a["image_id"]].append(a)
         images = sorted((m for m in d["images"] if m["id"] in found), key=lambda m: m["id"])
+        if [m["id"] for m in images] != sorted(found): raise ValueError("a photograph with annotations is listed twice, or not at all")
         if [c["name"] for c in categories] != COCO80: raise KeyError("categories")
         truth, objects = np.zeros((len(images), len(COCO80)), dtype=bool), []
         for n, m in enumerate(images):
-            boxes = [(index[a["category_id"]], *_coco_shares(m, *a["bbox"]), bool(a["iscrowd"])) for a in found[m["id"]]]
-            truth[n, [c for c, *_ in boxes]] = True
+            present, boxes = _coco_objects(m, found[m["id"]], index)
+            truth[n, present] = True
             objects.append(boxes)
         photos = _photos(base/f"{split}2014", [m["file_name"] for m in images], file)
     return Benchmark("coco14", split, photos, list(COCO80), truth, objects)
@@ -164,8 +172,10 @@ def _load_nuswide(file, kinds, columns):
     missing = ("put the lists of zenodo.org/records/10162606 (splits train and val) "
                f"and the folder Flickr/ of photographs into {file.parent}")
     with _reading(file, "a plain NumPy array", missing):
-        x = np.load(file, allow_pickle=False)
+        try: x = np.load(file, allow_pickle=False)
+        except ValueError: raise ValueError("cut short, or of objects") from None
         if x.dtype.kind not in kinds or x.ndim != 1 + columns: raise ValueError(f"{x.dtype} of shape {x.shape}")
+        if x.dtype.kind == "U": list("".join(x.tolist()))  # raises where a number is no character
     return x
 
 def read_nuswide(
@@ -179,6 +189,7 @@ def read_nuswide(
     names, labels = _load_nuswide(listing, "U", 0), _load_nuswide(base/f"formatted_{split}_labels.npy", "biuf", 1)
     if labels.shape != (len(names), len(NUS81)):
         raise CCDError(f"{base}: {len(names)} photographs and labels of shape {labels.shape} do not fit; {len(NUS81)} columns are expected")
+    if not np.isin(labels, (0, 1)).all(): raise CCDError(f"{base}: labels of {split} other than 0 and 1: fetch them again")
     photos = _photos(base/"Flickr", names.tolist(), listing)
     return Benchmark("nuswide", split, photos, list(NUS81), labels == 1, [[] for _ in names])
 
@@ -226,6 +237,7 @@ def read_benchmark(
     difficult:bool=False  # count classes with only difficult objects as present
 ) -> Benchmark:
     "The split `split` of benchmark `name` below `root`; `CCDError` for an unknown name or missing data."
+    if not re.fullmatch(r"[\w.-]+", split): raise CCDError(f"split {split!r} is no name of a split: letters and digits alone")
     return _source(name).read(root, split, difficult=difficult)
 
 # %% ../nbs/04_benchmarks.ipynb #443e4a48
@@ -246,14 +258,14 @@ def _fetch(path, md5, file, servers):
         raise CCDError(f"{path} could not be fetched ({'; '.join(failed)}): give --mirror, or put the file into {file.parent}")
 
 def _unpack(file, folder):
-    "Unpack a tar or zip; `CCDError` where a member would land outside `folder`."
+    "Unpack a tar or zip; `CCDError` where a member would land outside `folder`, or is a link or device."
     with _reading(file, "a sound archive"):
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                for name in filter(_outside, archive.namelist()): raise ValueError(f"{name!r} leads outside")
-                archive.extractall(folder)
-        else:
-            with tarfile.open(file) as archive: archive.extractall(folder, filter="data")  # no absolute paths, .. or links out
+        zipped = zipfile.is_zipfile(file)
+        with zipfile.ZipFile(file) if zipped else tarfile.open(file) as archive:
+            found = dict.fromkeys(archive.namelist(), True) if zipped else {m.name: m.isreg() or m.isdir() for m in archive}
+            for name, plain in found.items():
+                if not plain or _outside(name): raise ValueError(f"{name!r} leads outside, or is no file")
+            archive.extractall(folder) if zipped else archive.extractall(folder, filter="data")
 
 def fetch_benchmark(
     name:str,              # a key of `BENCHMARKS`

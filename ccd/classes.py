@@ -11,7 +11,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from .core import CCDError
+from .core import CCDError, unseen
 
 # %% ../nbs/02_classes.ipynb #063192e1
 VOC20 = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog", "horse",
@@ -36,14 +36,11 @@ NUS81 = [
     "tower", "town", "toy", "train", "tree", "valley", "vehicle", "water", "waterfall", "wedding", "whales", "window", "zebra"]
 
 # %% ../nbs/02_classes.ipynb #02a00005
-_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories: control, format, half of a pair, line and paragraph ends
-_JOINERS = "\u200c\u200d"
-
 def _words(line, where):
     "`line` in NFC, single blanks between its words; `CCDError` for a character that cannot be seen."
     text = unicodedata.normalize("NFC", line.strip()).replace("\t", " ")
-    unseen = [x for x in text if unicodedata.category(x) in _UNSEEN and x not in _JOINERS]
-    if unseen: raise CCDError(f"{where} {text!r} has {unseen[0]!r}, a character that cannot be seen: remove it")
+    hidden = list(filter(unseen, text))
+    if hidden: raise CCDError(f"{where} {text!r} has {hidden[0]!r}, a character that cannot be seen: remove it")
     return " ".join(text.split())
 
 # %% ../nbs/02_classes.ipynb #820a4baf

@@ -66,7 +66,8 @@ def _report(run, m, per_class):
 
 # %% ../nbs/49_cli.ipynb #1abe1001
 def _left_out(broken):
-    for name, reason in broken.items(): typer.echo(f"left out {name}: {reason}", err=True)
+    from ccd.core import visible
+    for name, reason in broken.items(): typer.echo(visible(f"left out {name}: {reason}"), err=True)
 
 @app.command()
 @grouped
@@ -95,7 +96,8 @@ def cache(
     from ccd.core import CCDError
     c = open_cache(cache)
     if c is None: raise CCDError("there is no cache to look at: --cache or CCD_CACHE says none")
-    if prune or older_than is not None: typer.echo(f"{prune_cache(c, prune or 'all', older_than or 0)} files deleted")
+    if older_than is not None and not prune: raise CCDError("--older-than deletes nothing by itself: add --prune all, or --prune TEACHER")
+    if prune: typer.echo(f"{prune_cache(c, prune, older_than or 0)} files deleted")
     rows = cache_contents(c)
     if rows:
         show_columns(str(c.folder), {
@@ -150,7 +152,8 @@ def evaluate(
     from ccd.predict import evaluate
     e = evaluate(model, read_split(benchmark, root, split, limit), device)
     if per_class: show_columns(f"average precision on {benchmark} {split}, %", {"class": list(e["ap"]), "AP": list(e["ap"].values())})
-    typer.echo(f"{benchmark} {split}, {e['photos']} photographs: mAP {e['mean_ap']:.2f} %, "
+    some = f" (of {len(e['ap'])} of {e['classes']} classes)" if len(e["ap"]) < e["classes"] else ""
+    typer.echo(f"{benchmark} {split}, {e['photos']} photographs: mAP {e['mean_ap']:.2f} %{some}, "
                f"F1 of the tags {e['f1']:.2f} %, by class {e['f1_macro']:.2f} %")
 
 # %% ../nbs/49_cli.ipynb #44d9eb04

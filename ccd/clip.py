@@ -11,13 +11,16 @@ import copy
 import math
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from .core import CCDError, autocast
+from .core import CCDError, autocast, read_json
 from .teacher import Teacher, fingerprint, region_features, region_means
-from .weights import IMAGENET_MEAN, IMAGENET_STD
+from .weights import IMAGENET_MEAN, IMAGENET_STD, from_hub, is_missing
 
 # %% ../nbs/11_clip.ipynb #0b1e1986
 OPEN_CLIP_NAMES = "MODEL/TAG, MODEL:checkpoint, hf-hub:org/name or local-dir:PATH"
@@ -31,6 +34,9 @@ def parse_teacher(
     if name.startswith("local-dir:"):
         if not (Path(name[10:])/"open_clip_config.json").is_file():
             raise CCDError(f"teacher {name}: no open_clip_config.json in {name[10:]}: give the folder of a saved open_clip model")
+        about = read_json(Path(name[10:])/"open_clip_config.json")
+        if not isinstance(about.get("model_cfg"), dict):
+            raise CCDError(f"teacher {name}: open_clip_config.json has no model_cfg: give the folder of a saved open_clip model")
         return dict(model_name=name)
     model, colon, path = name.partition(":")
     slash = "" if colon else "/"
@@ -134,11 +140,38 @@ def _load(name):
     "The model and its tokenizer; `CCDError` says where else weights come from."
     import open_clip
     where = parse_teacher(name)
-    try: return open_clip.create_model(**where, require_pretrained=True), open_clip.get_tokenizer(where["model_name"])
+    def load(): return open_clip.create_model(**where, require_pretrained=True), open_clip.get_tokenizer(where["model_name"])
+    try: return from_hub(load)
+    except CCDError as e: raise CCDError(f"teacher {name}: {e}") from None
     except Exception as e:
-        raise CCDError(f"teacher {name}: the weights could not be loaded ({str(e).splitlines()[0][:200]}); "
-                       "with a network they come from the hub, without one give MODEL:checkpoint, local-dir:PATH or offline") from None
+        why, mend = f"{type(e).__name__} in its description or its tensors", "give a whole one, as open_clip saves it"
+        if is_missing(e): why, mend = "a file is not on this machine, and the hub does not give it", "look at the name and the network"
+        raise CCDError(f"teacher {name}: the weights could not be loaded ({why}): {mend}, "
+                       "or take MODEL:checkpoint, local-dir:PATH or offline") from None
 
+# %% ../nbs/11_clip.ipynb #11a00014
+_Side = Annotated[int, Field(ge=1, le=8192)]
+_Std = Annotated[float, Field(gt=0)]
+
+@dataclass(config=ConfigDict(allow_inf_nan=False))
+class _Preprocess:
+    "What a model may say of its input."
+    mean: tuple[float, float, float]
+    std: tuple[_Std, _Std, _Std]
+    size: _Side|tuple[_Side, _Side]
+
+def _preprocess(model, name):
+    "Mean, std and size of its input; `CCDError` names the one that does not fit."
+    import open_clip
+    cfg = open_clip.get_model_preprocess_cfg(model)
+    try: TypeAdapter(_Preprocess).validate_python({k: cfg.get(k) for k in ("mean", "std", "size")})
+    except ValidationError as e:
+        bad = e.errors()[0]
+        where, value, said = bad["loc"][0], bad["input"], bad["msg"].lower()
+        raise CCDError(f"teacher {name}: preprocess_cfg {where} = {value!r:.60}: {said}: mend its file") from None
+    return cfg
+
+# %% ../nbs/11_clip.ipynb #11a00015
 def _stride(visual):
     "px per position of an image tower: a transformer's patch, else 32."
     patches = getattr(getattr(visual, "trunk", None), "patch_embed", visual)  # timm's towers have a trunk
@@ -156,16 +189,18 @@ class _OpenClip(Teacher):
         norm:str="own",          # mean and std: the model's own, or imagenet
         positions:str="bicubic"  # as for `resize_positions`
     ):
-        import open_clip
         model, self.tokenizer = _load(name)
-        cfg = open_clip.get_model_preprocess_cfg(model)
+        cfg = _preprocess(model, name)
         if norm == "imagenet": cfg = cfg | dict(mean=IMAGENET_MEAN, std=IMAGENET_STD)
         native = tuple(cfg["size"]) if isinstance(cfg["size"], (tuple, list)) else (cfg["size"],)*2
         self.fingerprint = fingerprint([repr(model), cfg["mean"], cfg["std"]] + [positions]*(positions != "bicubic"), model.state_dict())
         self.name, self.size, self.device = name, size or native[0], torch.device(device)
         self.precision, self.positions, self.stride = precision, positions, _stride(model.visual)
-        self.temperature, bias = 1/model.logit_scale.exp().item(), getattr(model, "logit_bias", None)
+        scale, bias = model.logit_scale.exp().item(), getattr(model, "logit_bias", None)
         self.logit_bias = None if bias is None else bias.item()
+        if not (0 < scale < math.inf and math.isfinite(self.logit_bias or 0)):
+            raise CCDError(f"teacher {name}: its logit_scale or logit_bias is not finite: fetch it again")
+        self.temperature = 1/scale
         self.mean, self.std = (torch.tensor(cfg[k], device=self.device)[:, None, None]*255 for k in ("mean", "std"))
         self.model = model.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.native, self.towers, self.rois = model.visual, {native: model.visual}, map_kind(model.visual) is not None
@@ -187,7 +222,7 @@ class OpenClipTeacher(_OpenClip):
         shape = tuple(x.shape[2:])
         try: self.towers[shape] = self.towers.get(shape) or resize_tower(self.native, *shape, self.positions)
         except Exception as e:
-            raise CCDError(f"teacher {self.name} cannot take {shape[1]}×{shape[0]} px ({str(e).splitlines()[0]}): "
+            raise CCDError(f"teacher {self.name} cannot take {shape[1]}×{shape[0]} px ({type(e).__name__}): "
                            "try views.mode squash, or another teacher.size") from None
         return self.towers[shape]
 

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from .core import CCDError, log, progress, walk
+from .core import CCDError, linked_again, log, progress, visible, walk
 
 # %% ../nbs/03_data.ipynb #03b00002
 try:
@@ -79,6 +79,7 @@ class Photos:
 
 def _reason(e):
     "In a line, why a file could not be read."
+    if isinstance(e, Image.DecompressionBombError): return f"over the limit of {MAX_PIXELS:,} px"
     if isinstance(e, UnidentifiedImageError): return "not an image in any of the formats " + ", ".join(FORMATS)
     return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0]
 
@@ -95,7 +96,8 @@ def list_photos(
         elif file.suffix.lower() not in SUFFIXES: photos.passed[file.suffix.lower()] += 1
         elif file.name.startswith("."): photos.left_out[name] = "hidden"
         else: photos.names.append(name)
-    photos.names.sort()
+    photos.left_out |= linked_again(root, sorted(photos.names))
+    photos.names = sorted(set(photos.names) - photos.left_out.keys())
     if not photos.names:
         beside = ledger(photos, photos.left_out)
         raise CCDError(f"no images found below {root}: looked for {' '.join(sorted(SUFFIXES))}{beside}")
@@ -110,7 +112,7 @@ def ledger(
     if left_out: said += "; {} left out (the first: {}: {})".format(len(left_out), *next(iter(left_out.items())))
     kinds = ", ".join(f"{n} {suffix or 'without a suffix'}" for suffix, n in photos.passed.most_common())
     if kinds: said += f"; {photos.passed.total()} of other kinds passed over: {kinds}"
-    return said + " (`pip install pillow-heif` reads HEIC)"*bool(photos.passed.keys() & {".heic", ".heif", ".hif"})
+    return visible(said) + " (`pip install pillow-heif` reads HEIC)"*bool(photos.passed.keys() & {".heic", ".heif", ".hif"})
 
 def first(
     source,     # `Photos` or a `Benchmark`

@@ -110,7 +110,7 @@ def prompt_table(
         gain = ap - first
         texts = sum(map(len, prompts(classes, prompt)))/len(classes)
         best, worst = _class_and_gain(classes, gain, gain.argmax()), _class_and_gain(classes, gain, gain.argmin())
-        rows.append(dict(prompt=name, texts=texts, mean_ap=float(ap.mean()), gain=float(gain.mean()), best=best, worst=worst))
+        rows.append(dict(prompt=name, texts=texts, mean_ap=mean_ap(truth, p), gain=float(gain.mean()), best=best, worst=worst))
     return rows
 
 def prompt_columns(

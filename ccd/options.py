@@ -139,9 +139,11 @@ def show_columns(
 ):
     "A table on standard output."
     from rich.table import Table
+
+    from ccd.core import visible
     t = Table(title=title, title_justify="left")
     for k, name in enumerate(columns): t.add_column(str(name), justify="left" if k == 0 else "right")
-    for row in zip(*columns.values()): t.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row))
+    for row in zip(*columns.values()): t.add_row(*(f"{v:.1f}" if isinstance(v, float) else visible(str(v)) for v in row))
     show(t, 100)
 
 # %% ../nbs/48_options.ipynb #48a00010

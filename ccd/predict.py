@@ -14,7 +14,7 @@ import torch
 from .benchmarks import Benchmark
 from .core import CCDError, atomic, check_output, pick_device
 from .data import Photos, faults, list_photos, quarantine
-from .metrics import average_precision, macro_f1, micro_f1
+from .metrics import ap_by_class, macro_f1, mean_ap, micro_f1
 from .models import classify, load
 from .plots import show_images
 from .tables import check_table, write_table
@@ -78,8 +78,8 @@ def evaluate(
     model,               # a run folder, its model/ folder, or what `load` reads from it
     benchmark:Benchmark, # a labelled split of the same classes
     device:str="auto"    # where to run
-) -> dict:               # mean_ap, f1 and f1_macro in percent, ap by class, photos
-    "mAP, average precision by class and F1 of the tags; `CCDError` where classes differ or a photograph is broken."
+) -> dict:               # mean_ap, f1 and f1_macro in percent, ap by class, how many classes and photos
+    "mAP, average precision of classes that are there, F1 of the tags; `CCDError` where classes differ or a photograph is broken."
     model = _loaded(model, device)
     if model.classes != benchmark.classes:
         mine, theirs = model.classes, benchmark.classes
@@ -91,6 +91,6 @@ def evaluate(
         file = benchmark.photos.root/next(iter(bad))
         raise CCDError(f"{file} cannot be decoded ({len(bad)} in all): a measured split must be whole, fetch it again")
     p = classify(model, benchmark.photos)
-    ap, tags = average_precision(benchmark.truth, p), p >= model.threshold.cpu()
-    f1 = dict(f1=micro_f1(benchmark.truth, tags), f1_macro=macro_f1(benchmark.truth, tags))
-    return dict(mean_ap=float(ap.mean()), **f1, ap=dict(zip(model.classes, ap.tolist())), photos=len(p))
+    truth, tags = benchmark.truth, p >= model.threshold.cpu()
+    f1 = dict(f1=micro_f1(truth, tags), f1_macro=macro_f1(truth, tags))
+    return dict(mean_ap=mean_ap(truth, p), **f1, ap=ap_by_class(truth, p, model.classes), classes=len(model.classes), photos=len(p))

@@ -19,7 +19,7 @@ from .data import Photos, Views, first, list_photos, quarantine, whole
 from .discriminant import region_views
 from .distill import distill
 from .load_teacher import load_teacher
-from .metrics import average_precision, macro_f1, mean_ap, micro_f1
+from .metrics import ap_by_class, macro_f1, mean_ap, micro_f1
 from .models import classify, save
 from .pseudo_labels import label_rule
 from .regions import RegionScorer, fit_regions, label_source
@@ -113,8 +113,7 @@ def measure(
         m["labels"] = {k: dict(train_mean_ap=mean_ap(truth, label)) for k, label in d.labels.items()}
     if truth_eval is not None:
         for name, p in (("teacher", teacher_eval), (d.name, model_eval)):
-            ap = average_precision(truth_eval, p)
-            m.setdefault(name, {}).update(eval_mean_ap=float(ap.mean()), eval_ap=dict(zip(classes, ap.tolist())))
+            m.setdefault(name, {}).update(eval_mean_ap=mean_ap(truth_eval, p), eval_ap=ap_by_class(truth_eval, p, classes))
         tags = model_eval >= d.model.threshold.cpu()
         m[d.name] |= dict(eval_f1=micro_f1(truth_eval, tags), eval_f1_macro=macro_f1(truth_eval, tags))
     return m

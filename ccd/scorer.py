@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .cache import Cache, content, open_cache, view_keys, view_mode
+from .cache import Cache, content, open_cache, other_width, view_keys, view_mode
 from .core import CCDError
 from .data import Photos, Views, whole
 from .settings import Settings, ViewSettings
@@ -26,6 +26,9 @@ def class_probabilities(
     bias:float|None=None  # of the sigmoid of a teacher that was trained with one (SigLIP); None = softmax
 ) -> torch.Tensor:        # [V, C] float32; rows of the softmax sum to 1
     "Softmax over classes of cosine / τ (Eq. 1–3), or the sigmoid of cosine / τ + bias, each class for itself."
+    if image.shape[1] != text.shape[1]:
+        raise CCDError(f"embeddings of {image.shape[1]} numbers beside texts of {text.shape[1]}: the cache holds another teacher's under "
+                       "this one's name: remove them with `ccd cache --prune all`")
     logits = image.float() @ text.float().T/temperature
     return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
 
@@ -34,11 +37,6 @@ def _float(half, mode):
     "float32 again: visual features of regions as they are, embeddings as unit vectors."
     return half.float() if mode == "region" else F.normalize(half.float(), dim=-1)
 
-def _check(teacher, embedding):
-    "`CCDError` where the teacher gives numbers that mean nothing: they must not reach a label, or the cache."
-    if not torch.isfinite(embedding).all():
-        raise CCDError(f"teacher {teacher.name} gives embeddings that are not finite: fetch it again, or set teacher.precision=fp32")
-
 class _Keeper:
     "Collects what is embedded and hands it to the cache now and then."
     def __init__(self, cache, teacher, mode, image, box):
@@ -46,7 +44,6 @@ class _Keeper:
         self.held, self.last = [], time.monotonic()
 
     def __call__(self, at, embedding):
-        _check(self.teacher, embedding)
         self.held.append((at.numpy(), embedding.half().numpy()))
         if time.monotonic() - self.last >= self.cache.seconds: self.save()
 
@@ -71,9 +68,7 @@ def cached_views(
 ) -> torch.Tensor:           # [V, D] float32 unit vectors rounded to float16, in the order of `views`; region: visual features [V, F]
     "Embed the views that `cache` does not hold, equal ones once, and keep them there while they are made."
     views = whole(len(photos)) if views is None else views
-    if cache is None:
-        def check(at, embedding): _check(teacher, embedding)
-        return _float(embed_views(teacher, photos, views, batch, desc, mode, roi_size, check).half(), mode)
+    if cache is None: return _float(embed_views(teacher, photos, views, batch, desc, mode, roi_size).half(), mode)
     image, box = content(photos)[views.image.numpy()], views.box.numpy()
     lost = np.flatnonzero(image == b"")
     if len(lost): raise CCDError(f"{photos.root/photos.names[views.image[lost[0]]]} cannot be read: is it still there?")
@@ -86,6 +81,7 @@ def cached_views(
         try: made = embed_views(teacher, photos, Views(views.image[new], views.box[new]), batch, desc, mode, roi_size, keep)
         finally: keep.save()
         if out is None: out = np.empty((len(keys), made.shape[1]), np.float16)
+        if made.shape[1] != out.shape[1]: raise other_width(cache, teacher)
         out[back[new]] = made.half().numpy()
     return _float(torch.from_numpy(out), mode)[back]
 

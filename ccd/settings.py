@@ -216,7 +216,8 @@ def settings(
     for name, value in (PRESETS[preset] | given).items():
         stage, dot, leaf = name.rpartition(".")
         node = tree.get(stage) if dot else tree
-        if not isinstance(node, dict) or leaf not in node: raise CCDError(f"unknown setting {name!r}: `ccd settings` lists them")
+        if not isinstance(node, dict) or isinstance(node.get(leaf, {}), dict):
+            raise CCDError(f"unknown setting {name!r}: `ccd settings` lists them")
         node[leaf] = value
     try: s = TypeAdapter(Settings).validate_python(tree)
     except ValidationError as e: raise CCDError(_misfit(e.errors())) from None

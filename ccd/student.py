@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['make_backbone', 'backbone_weights', 'load_backbone', 'boostlu', 'Student', 'create_student', 'save_model',
-           'read_bundle', 'not_finite', 'load_model']
+           'read_bundle', 'check_single', 'not_finite', 'load_model']
 
 # %% ../nbs/20_student.ipynb #78c26011
+import copy
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import nn
 
 from .core import CCDError, atomic, autocast, make_folder, read_json, write_json
 from .settings import StudentSettings
-from .weights import IMAGENET_MEAN, IMAGENET_STD, LITE_MEAN, LITE_STD, WHEELS, lite_state
+from .weights import IMAGENET_MEAN, IMAGENET_STD, LITE_MEAN, LITE_STD, WHEELS, from_hub, lite_state
 
 # %% ../nbs/20_student.ipynb #20a978da
 _BODY = {"blocks", "stages"}                            # containers whose children are stages of their own
@@ -73,14 +74,16 @@ def backbone_weights(
     if weights != "imagenet":
         if not Path(weights).is_file():
             raise CCDError(f"student.weights {weights!r} is no file: give imagenet, random, or a local .safetensors or .pth file")
-        try: return load_file(weights) if weights.endswith(".safetensors") else torch.load(weights, weights_only=True, map_location="cpu")
+        try: found = load_file(weights) if weights.endswith(".safetensors") else torch.load(weights, weights_only=True, map_location="cpu")
         except Exception as e: raise CCDError(f"student.weights {weights} cannot be read ({type(e).__name__}): {mend}") from None
+        if isinstance(found, dict) and all(isinstance(k, str) and torch.is_tensor(v) for k, v in found.items()): return found
+        raise CCDError(f"student.weights {weights} holds more than names and tensors: save the state_dict alone, or {mend}")
     if name in WHEELS: return lite_state(name)
     try:
         if name.startswith("torchvision/"):
             from torchvision import models
             return models.get_model(name[12:], weights="DEFAULT").state_dict()
-        return timm.create_model(name, pretrained=True).state_dict()
+        return from_hub(lambda: timm.create_model(name, pretrained=True)).state_dict()
     except Exception as e: raise CCDError(f"the ImageNet weights of {name} could not be fetched ({type(e).__name__}): {mend}") from None
 
 # %% ../nbs/20_student.ipynb #a3eecbd3
@@ -96,6 +99,8 @@ def load_backbone(
     if missing:
         raise CCDError(f"student.weights {weights!r} do not fit {name}: {len(missing)} of {len(ours)} tensors are missing "
                        f"or of another shape, the first is {missing[0]}")
+    broken = next((t for t in theirs.values() if not torch.isfinite(state[t]).all()), None)
+    if broken: raise CCDError(f"student.weights {weights!r} hold numbers that are not finite ({broken}): fetch them again")
     net.load_state_dict({k: state[t] for k, t in theirs.items()})
 
 # %% ../nbs/20_student.ipynb #7940a3c9
@@ -105,6 +110,17 @@ def boostlu(
 ) -> torch.Tensor:      # the same shape
     "φ(v) = αv where v > 0, else v."
     return cams if alpha == 1 else torch.where(cams > 0, alpha*cams, cams)
+
+# %% ../nbs/20_student.ipynb #20a00012
+def _channels(stages, name, size):
+    "Q of the feature map; `CCDError` where the network draws none at 64 px, nor at `size`."
+    for side in (64, size):
+        try:
+            with torch.no_grad(): small, large = (stages(torch.zeros(1, 3, k, k)).shape for k in (side, 2*side))
+        except Exception: continue
+        if len(small) == len(large) == 4 and small[1] == large[1] and small[2] < large[2] and small[3] < large[3]: return small[1]
+    raise CCDError(f"student.backbone {name!r} draws no map that grows with the photograph (student.size {size}): take a CNN of timm, "
+                   "or torchvision/NAME")
 
 # %% ../nbs/20_student.ipynb #60e1c743
 class Student(nn.Module):
@@ -118,8 +134,7 @@ class Student(nn.Module):
         self.stages[:frozen].requires_grad_(False)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None]*255)
         self.register_buffer("std", torch.tensor(std)[:, None, None]*255)
-        with torch.no_grad(): channels = self.stages.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
-        self.head = nn.Conv2d(channels, len(classes), 1)
+        self.head = nn.Conv2d(_channels(self.stages.eval(), backbone, size), len(classes), 1)
         nn.init.normal_(self.head.weight, std=.01)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("threshold", torch.full((len(classes),), .5))  # probability from which a class is a tag
@@ -191,6 +206,18 @@ def read_bundle(
     if len({c.lower() for c in b.classes}) < len(b.classes):
         raise CCDError(f"{path} is not a ccd model (classes: one is there twice): give a folder that `ccd fit` wrote")
     return b
+
+# %% ../nbs/20_student.ipynb #20b00003
+def check_single(
+    student:Student
+):
+    "`CCDError` where a batch of one photograph leaves batch norm a single value per channel, of which there are no statistics."
+    trial = copy.deepcopy(student).train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try: trial(torch.zeros(1, 3, student.size, student.size, device=student.mean.device))
+        except ValueError:
+            raise CCDError(f"train.batch leaves a last batch of one photograph, too few at student.size={student.size}: change either, "
+                           "or set train.freeze_norm=true") from None
 
 # %% ../nbs/20_student.ipynb #20b00001
 def not_finite(

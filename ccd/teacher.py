@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Teacher', 'fingerprint', 'rois_of', 'region_features', 'region_means', 'crops_of_squashed', 'check_mode', 'roi_side',
-           'embed_views', 'check_apart', 'embed_classes']
+           'check_finite', 'embed_views', 'check_apart', 'embed_classes']
 
 # %% ../nbs/10_teacher.ipynb #909d2580
 import hashlib
@@ -177,6 +177,15 @@ def _embed_map(teacher, embed, photos, views, batch, desc, roi_size):
         index = torch.arange(len(i)).repeat_interleave(torch.tensor([len(r) for r in several]))
         yield at, embed(x, views.box[at], index)
 
+# %% ../nbs/10_teacher.ipynb #10a00023
+def check_finite(
+    teacher:Teacher,
+    embedding:torch.Tensor  # [V, D]
+):
+    "`CCDError` where the teacher gives numbers that mean nothing: they must not reach a label, or the cache."
+    if not torch.isfinite(embedding).all():
+        raise CCDError(f"teacher {teacher.name} gives embeddings that are not finite: fetch it again, or set teacher.precision=fp32")
+
 # %% ../nbs/10_teacher.ipynb #10a00010
 def embed_views(
     teacher:Teacher,         # scores the views
@@ -197,6 +206,7 @@ def embed_views(
     else: batches = _embed_crops(teacher, photos, views, batch, desc, mode)
     parts = []
     for at, f in batches:
+        check_finite(teacher, f)
         parts.append((at, f))
         if keep: keep(at, f)
     index, f = (torch.cat(p) for p in zip(*parts))
@@ -227,5 +237,6 @@ def embed_classes(
     several = prompts(classes, prompt)
     sizes, step = [len(p) for p in several], len(templates(prompt))
     text, owner = teacher.embed_text(list(chain.from_iterable(several))), torch.arange(len(classes)).repeat_interleave(torch.tensor(sizes))
+    check_finite(teacher, text)
     for t in range(step): check_apart(teacher, classes, owner[t::step], text[t::step])  # a phrase has its templates in a row
     return F.normalize(torch.stack([p.mean(0) for p in text.split(sizes)]), dim=-1)

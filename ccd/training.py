@@ -20,9 +20,9 @@ from .benchmarks import Benchmark
 from .core import CCDError, atomic, pick_device, progress
 from .data import Photos, SquarePixels, loader_workers, strong, view_batches, weak, whole
 from .losses import consistency, soft_bce
-from .metrics import average_precision
+from .metrics import mean_ap
 from .settings import Settings, TrainSettings
-from .student import Student, create_student, not_finite
+from .student import Student, check_single, create_student, not_finite
 
 # %% ../nbs/22_training.ipynb #22a10002
 class _Descent:
@@ -77,6 +77,7 @@ class Trainer(_Descent):
         generator = torch.Generator().manual_seed(seed)
         self.loader = DataLoader(data, s.batch, shuffle=True, generator=generator, num_workers=loader_workers())
         super().__init__(student, s, generator, s.epochs*len(self.loader))
+        if (len(data) - 1) % s.batch == 0 and not s.freeze_norm: check_single(student)
 
     def epoch(self, target:torch.Tensor, beta:float=0., desc:str="train") -> tuple[float, torch.Tensor]:
         "One pass with `target` [N, C], in [0, 1] or as the loss wants it: mean loss, and the running probabilities [N, C]."
@@ -181,10 +182,7 @@ def pseudo_mean_ap(
 ) -> float:                   # percent
     """mAP of predictions against pseudo-labels: how well the student reproduces them. No truth.
     Classes without a positive are left out; where only labels of exactly 1 are positives, they count as 0 (authors' code)."""
-    found = (label >= positive).numpy()
-    ap = average_precision(found, prediction.numpy())
-    if positive < 1: ap = ap[found.any(0)]
-    return float(ap.mean()) if len(ap) else 0.
+    return mean_ap((label >= positive).numpy(), prediction.numpy(), every=positive == 1)
 
 def first_gradient_minimum(
     curve:list[float]  # one value per epoch

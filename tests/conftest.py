@@ -3,6 +3,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -11,6 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first importe
 from ccd.settings import settings
 from ccd.toy import write_toy
 
+hypothesis.settings.register_profile("short", max_examples=25, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("soak", max_examples=4000, deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(student__size=64, views__size=64, views__per_image=2, train__epochs=3, train__warmup=1, student__freeze=5)
 

@@ -156,6 +156,16 @@ def drawn(folder, n, seed, only):
     return chosen
 
 
+def tested(file):
+    "The modules of ccd that a test file imports, by itself or through a file of cases beside it."
+    text = file.read_text(encoding="utf-8")
+    found = set(re.findall(r"^\s*from ccd\.(\w+) import", text, re.M))
+    for name in re.findall(r"^from (\w+) import", text, re.M):
+        other = file.with_name(f"{name}.py")
+        if name != "conftest" and other.is_file(): found |= tested(other)
+    return found
+
+
 class Copy:
     "A throwaway copy of the clone in which tests are run."
     def __init__(self, folder, seconds):
@@ -187,7 +197,7 @@ class Copy:
         "What tests the module of a notebook: the files of numbers worked out by hand, its own notebook, the other files that name it."
         module, by_hand, others = path.stem[3:], [], []
         for file in sorted((self.folder/"tests").glob("test_*.py")):
-            named = module in re.findall(r"^\s*from ccd\.(\w+) import", file.read_text(encoding="utf-8"), re.M)
+            named = module in tested(file)
             if file.name.startswith("test_notices"): by_hand.append((not named, f"tests/{file.name}"))
             elif module in SLOW[file.name] if file.name in SLOW else named: others.append(f"tests/{file.name}")
         pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]

@@ -34,27 +34,6 @@ def refused(words, function, *args, **kw):
 def test_names_that_are_read(given, names): assert read_classes(given) == names
 
 
-@pytest.mark.parametrize("given, words", [
-    ("caf\u00e9, cafe\u0301", "is there twice (1 and 2)"), ("stra\u00dfe, STRASSE", "is there twice"), ("dog, DOG", "is there twice"),
-    ("tv: tv | Television, television", "'tv' and 'television' share the phrase 'television'"),
-    ("rat: rat | rodent, mouse: mouse | rodent", "share the phrase 'rodent'"),
-    ("a;b, c", "'a;b' has a semicolon"), ("image, dog", "'image' is a column of every table"), ("dog, tags", "rename it"),
-    ("# animals, dog", "begins with #: a class list has no comments"),
-    ("ratio 16:9, dog", "has a colon inside"), ("a: b: c, dog", "has a colon inside"),
-    *((f"do{x}g, cat", "a character that cannot be seen: remove it") for x in "\n\x00\x1b\x7f\u200b\u202e\u2028\udcff\ufeff"),
-    ("dog", "--classes dog: no such file, and one class is too few"), *((x, "no such file") for x in ("", "x"*5000, "a\0b"))])
-def test_names_that_are_refused(given, words): refused(words, read_classes, given)
-
-
-@pytest.mark.parametrize("text, words", [
-    ("# animals\ndog\ncat\n", "begins with #"), ("dog\x0ccat\nbird\n", "cannot be seen"), ("dog\u2028cat\nbird\n", "cannot be seen"),
-    ("", "class 1 is empty"), ("dog\n\n\ncat\n", "class 2 is empty")])
-def test_class_files_that_are_refused(tmp_path, text, words):
-    (tmp_path/"classes.txt").write_text(text, encoding="utf-8")
-    refused(words, read_classes, tmp_path/"classes.txt")
-    refused(str(tmp_path/"classes.txt"), read_classes, str(tmp_path/"classes.txt"))
-
-
 @pytest.mark.parametrize("name", ["dogs, cats.txt", "a;b.txt", "[x].txt", "#1.txt"])
 def test_a_class_file_may_be_called_anything(tmp_path, name):
     (tmp_path/name).write_bytes(b"\xef\xbb\xbfdog\r\nhat, coat\r\n")

@@ -21,7 +21,7 @@ from ccd.core import CCDError, Clock, atomic, read_json, write_json
 from ccd.data import Photos, Views, list_photos
 from ccd.discriminant import Gaussians, bank, bank_size, fit_discriminant
 from ccd.distill import DistillResult
-from ccd.metrics import average_precision, mean_ap, micro_f1
+from ccd.metrics import ap_by_class, average_precision, mean_ap, micro_f1
 from ccd.pseudo_labels import LabelRule, confidence, max_over_views, smooth, update
 from ccd.results import Rows, differences, mean_sd, settings_changes, spread, summary, tidy_columns
 from ccd.scorer import Scorer, cached_views, class_probabilities
@@ -284,7 +284,9 @@ def test_average_precision_by_hand():
     truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=bool)
     scores = np.array([[.3, .9, .1], [.8, .2, .5], [.6, .4, .2], [.1, .3, .4]])
     ap = [100*(1/2 + 2/3)/2, 100*(1/2 + 2/4)/2, 0]
-    assert average_precision(truth, scores).tolist() == pytest.approx(ap) and mean_ap(truth, scores) == pytest.approx(sum(ap)/3)
+    assert average_precision(truth, scores).tolist() == pytest.approx(ap) and mean_ap(truth, scores) == pytest.approx(sum(ap)/2)
+    assert mean_ap(truth, scores, every=True) == pytest.approx(sum(ap)/3) and mean_ap(truth, truth) == 100
+    assert list(ap_by_class(truth, scores, ["a", "b", "c"]).items()) == [("a", ap[0]), ("b", ap[1])]
     assert micro_f1(truth, scores >= .4) == pytest.approx(200*2/(4 + 6)) and micro_f1(truth*False, truth*False) == 0
 
 

@@ -2,6 +2,8 @@
 import copy
 import json
 import math
+import socket
+import time
 
 import open_clip
 import pytest
@@ -300,3 +302,17 @@ def test_regions_are_sampled_where_their_boxes_are():
     boxes = torch.tensor([[.2, .1, .6, .9], [.5, .5, .9, .7], [.1, .1, .3, .3]])
     got = region_features([pool], 0, torch.stack([x, y])[None], boxes, torch.zeros(3), size=8)
     assert torch.allclose(got, (boxes[:, :2] + boxes[:, 2:])/2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:org/none", "RN50/openai", "ViT-B-16-SigLIP/webli"])
+@pytest.mark.parametrize("network", ["refuses", "is silent"])
+def test_a_hub_that_is_silent_is_said_soon(monkeypatch, name, network):
+    def connect(self, address):
+        if network == "is silent": time.sleep(60)
+        raise OSError("no network")
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **kw: connect(None, a))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    start = time.monotonic()
+    with pytest.raises(CCDError, match="is not on this machine, and the hub does not give it"): OpenClipTeacher(name)
+    assert time.monotonic() - start < 5
