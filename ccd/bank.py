@@ -57,6 +57,7 @@ def write_bank(
     write_table(Path(run)/"bank.csv", dict(zip(COLUMNS, map(list, zip(*lines)))))
     with atomic(Path(run)/"bank.jpg") as tmp: bank_picture(scorer, photos).savefig(tmp, format="jpg", dpi=110, bbox_inches="tight")
 
+# %% ../nbs/27_bank.ipynb #27b0000e
 def read_struck(
     path,              # a bank.csv with an x in the column `wrong` of some lines
     photos:Photos,     # the same photographs

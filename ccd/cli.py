@@ -14,7 +14,22 @@ from typing import Annotated, Optional
 
 import typer
 
-from .options import CacheDir, Choices, Classes, Device, Group, Limit, Measurement, Root, Source, grouped, read_split, said, show_columns
+from ccd.options import (
+    CacheDir,
+    Choices,
+    Classes,
+    Device,
+    Group,
+    Limit,
+    Measurement,
+    Root,
+    Source,
+    grouped,
+    read_split,
+    said,
+    show_columns,
+    show_run,
+)
 
 # %% ../nbs/49_cli.ipynb #31a43620
 app = typer.Typer(name="ccd", cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -46,23 +61,7 @@ def fit(
     s = choices.settings(student__backbone=backbone, student__weights=weights, train__epochs=epochs, seed=seed)
     evaluation = read_split(source.benchmark, source.root, eval_split) if eval_split else None
     run = fit(photos, classes, out, s, evaluation, source.limit, cache, method, overwrite, strike)
-    _report(run, read_json(run/"metrics.json"), per_class)
-
-def _report(run, m, per_class):
-    model = "discriminant" if "unlisted" in m else "student"
-    if "teacher" in m:
-        kinds = ("initial", "local", "final")
-        train = [m["teacher"].get("train_mean_ap", "–"), *(m["labels"][k]["train_mean_ap"] for k in kinds), ""]
-        found = [m["teacher"].get("eval_mean_ap", "–"), "", "", "", m.get(model, {}).get("eval_mean_ap", "–")]
-        show_columns("mAP, %", {"": ["teacher, zero-shot", *(f"labels, {k}" for k in kinds), model], "train": train, "eval": found})
-    if per_class and model in m:
-        columns = {"class": list(m[model]["eval_ap"])}
-        for k in ("teacher", model): columns[k] = list(m[k]["eval_ap"].values())
-        show_columns("average precision on eval, %", columns)
-    if m["quarantined"] or m["passed"]:
-        typer.echo(f"left out {m['quarantined']}, of other kinds {sum(m['passed'].values())} (reasons: {run/'quarantine.csv'})")
-    typer.echo(f"{m['photos']} photographs, {m['views_per_image']:.1f} views each, {sum(m['seconds'].values()):.0f} s on {m['device']}")
-    typer.echo(f"run folder: {run}\nnext: ccd predict {run} PHOTOS/ --out tags.csv")
+    show_run(run, read_json(run/"metrics.json"), per_class)
 
 # %% ../nbs/49_cli.ipynb #1abe1001
 def _left_out(broken):

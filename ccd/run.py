@@ -14,7 +14,7 @@ import torch
 from .bank import read_struck, struck_rows, write_bank
 from .benchmarks import Benchmark
 from .classes import read_classes
-from .core import CCDError, Clock, log, pick_device, provenance, stoppable, write_json
+from .core import CCDError, Clock, log, pick_device, stoppable, write_json
 from .data import Photos, Views, first, list_photos, quarantine, whole
 from .discriminant import region_views
 from .distill import distill
@@ -23,6 +23,7 @@ from .metrics import ap_by_class, macro_f1, mean_ap, micro_f1
 from .models import classify, save
 from .pseudo_labels import label_rule
 from .regions import RegionScorer, fit_regions, label_source
+from .results import provenance
 from .run_folder import finished, open_run, run_plan, write_log
 from .scorer import Scorer
 from .settings import Settings, settings
