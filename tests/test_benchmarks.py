@@ -184,7 +184,8 @@ def member(name, kind=tarfile.REGTYPE, target=""):
 SYM, HARD = tarfile.SYMTYPE, tarfile.LNKTYPE
 HOSTILE = {
     "up": [member("../x")], "up again": [member("a/../../x")], "from the root": [member("/tmp/ccd-was-here")],
-    "hidden": [member("a\x1b[2J")], "through a link": [member("out", SYM, ".."), member("out/x")], "a link out": [member("out", SYM, "/etc")],
+    "hidden": [member("a\x1b[2J")], "through a link": [member("out", SYM, ".."), member("out/x")],
+    "a link out": [member("out", SYM, "/etc")],
     "a hard link out": [member("out", HARD, "../../x")], "a link within": [member("a"), member("b", SYM, "a")],
     "a device": [member("null", tarfile.CHRTYPE)], "a pipe": [member("pipe", tarfile.FIFOTYPE)],
     "a zip": "../x", "a zip from the root": "/tmp/ccd-was-here", "a zip of another drive": "C:\\x"}
