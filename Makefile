@@ -1,6 +1,7 @@
 # make setup: .venv with everything; make demo: the whole method on drawn scenes; make test: setup, then every test;
-# make soak: ten minutes of inputs drawn at random, then every guard taken away in turn; make prep: what to run before a commit;
-# make notebooks: every notebook in a bare clone; make hooks: once per clone, merge driver and notebook cleaning for git.
+# make soak: what takes long: inputs drawn at random, every guard taken away in turn, faults at every point of a run (needs strace);
+# make prep: what to run before a commit; make notebooks: every notebook in a bare clone;
+# make hooks: once per clone, merge driver and notebook cleaning for git.
 PY := .venv/bin/python
 STAMP := .venv/.ready
 
@@ -24,6 +25,7 @@ test: setup
 soak: setup
 	@HYPOTHESIS_PROFILE=soak $(PY) -m pytest -q --timeout 3600 tests/test_fuzz.py
 	@$(PY) tests/guards.py
+	@$(PY) tests/faults.py
 
 notebooks: setup
 	@tests/notebooks.sh

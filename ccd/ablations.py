@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .benchmarks import Benchmark
-from .core import CCDError, atomic, check_output, pick_device
+from .core import CCDError, atomic, check_output, pick_device, stoppable
 from .data import quarantine
 from .distill import train_on_updated, warm_up, warm_up_settings
 from .load_teacher import load_teacher
@@ -123,9 +123,14 @@ def ablate(
     wanted, grid = check_grid(name, only), ABLATIONS[name].rows
     (train, _), (test, _) = quarantine(train), quarantine(test)
     rows = Rows(out, s, train, test, grid, ablation=name)
+    with stoppable(rows.standing): _fill(rows, rows.missing(seeds, wanted), train, test, grid, s, cache)
+    return list(rows)
+
+def _fill(rows, jobs, train, test, grid, s, cache):
+    "Make the rows of `jobs`."
     teacher = _Last(load_teacher)
     features = _Last(lambda student, s: shared_features(s, train, test))
-    for members in _groups(rows.missing(seeds, wanted), grid, s):
+    for members in _groups(jobs, grid, s):
         start, first = time.perf_counter(), members[0][1]
         seen, test_seen = features(first.student, first)
         w = warm_up(train.photos, train.classes, first, teacher(first.teacher, pick_device(first.device)), cache=cache, features=seen)
@@ -137,7 +142,6 @@ def ablate(
                 labels_train_mean_ap=mean_ap(train.truth, d.final), eval_mean_ap=mean_ap(test.truth, p),
                 ap=ap_by_class(test.truth, p, test.classes), kept_epoch=d.kept_epoch, seconds=round(time.perf_counter() - start, 1)))
             start = time.perf_counter()
-    return list(rows)
 
 # %% ../nbs/35_ablations.ipynb #35a00007
 def ablation_columns(

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .core import CCDError, atomic
+from .core import CCDError, atomic, make_folder
 from .data import Photos
 from .teacher import Teacher, roi_side
 
@@ -160,11 +160,9 @@ class Cache:
         `CCDError` where the folder cannot be written."""
         data = _shard(teacher, mode, image, box, embedding)
         path = self.folder/teacher.fingerprint/f"{_digest(data)}.parquet"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as tmp: tmp.write_bytes(data)
-        except OSError as e:
-            raise CCDError(f"the cache {self.folder} cannot be written ({e.strerror}): give another --cache, or --cache none") from None
+        mend = "make room, give another --cache, or --cache none"
+        make_folder(path.parent, mend)
+        with atomic(path, mend) as tmp: tmp.write_bytes(data)
 
     def find(self, teacher:Teacher, mode:str, keys:np.ndarray) -> tuple[np.ndarray, np.ndarray|None]:
         "Which of `keys` [K] (of `view_keys`, ascending, each once) are known, [K] bool, and embeddings [K, D] float16; None where none is."

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from .core import CCDError, atomic, pick_device, seed_everything
+from .core import pick_device, seed_everything
 from .data import Photos
 from .settings import Settings
 from .student import Student, create_student
-from .training import Trainer
+from .training import Checkpoint, Trainer
 
 # %% ../nbs/31_cdul.ipynb #f2f79865
 @dataclass(frozen=True)
@@ -93,13 +93,11 @@ def cdul(
     trainer = Trainer(student, photos, s.train, s.seed, features=features)
     initial = (labels >= .5).float() if c.hard else labels.float()
     latent, running, records = initial.clamp(c.clamp, 1 - c.clamp).logit(), None, []
-    about, path = dict(settings=asdict(s), cdul=asdict(c), initial=initial), folder and Path(folder)/"cdul.pt"
-    if path and path.is_file():
-        kept = torch.load(path, weights_only=True)
-        same = all(kept["about"][k] == about[k] for k in ("settings", "cdul")) and torch.equal(kept["about"]["initial"], initial)
-        if not same: raise CCDError(f"{path} belongs to other settings or labels: give another folder, or remove it")
-        trainer.load_state_dict(kept["trainer"])
-        latent, running, records = kept["latent"], kept["running"], kept["epochs"]
+    checkpoint = folder and Checkpoint(Path(folder)/"cdul.pt", dict(settings=asdict(s), cdul=asdict(c), initial=initial))
+    if checkpoint and checkpoint.state:
+        at = checkpoint.state
+        trainer.load_state_dict(at["trainer"])
+        latent, running, records = at["latent"], at["running"], at["epochs"]
     while trainer.done < s.train.epochs:
         before = latent.sigmoid()
         if trainer.done >= s.train.warmup and running is not None: latent = label_step(latent, running, c)
@@ -108,9 +106,7 @@ def cdul(
         loss, running = trainer.epoch(after, desc="cdul")
         records.append(dict(epoch=trainer.done, loss=loss, moved=int((move > .01).sum()), mean_move=float(move.mean())))
         if on_epoch: on_epoch(dict(records[-1]), before, after.clone())
-        if path:
-            kept = dict(about=about, trainer=trainer.state_dict(), latent=latent, running=running, epochs=records)
-            with atomic(path) as tmp: torch.save(kept, tmp)
+        if checkpoint: checkpoint.save(trainer=trainer.state_dict(), latent=latent, running=running, epochs=records)
     return CDUL(student, initial, latent.sigmoid(), records)
 
 # %% ../nbs/31_cdul.ipynb #ff069c24

@@ -14,10 +14,25 @@ from typing import Annotated, Optional
 
 import typer
 
-from .options import CacheDir, Choices, Classes, Device, Limit, Measurement, Root, Source, grouped, read_split, show, show_columns
+from ccd.options import (
+    CacheDir,
+    Choices,
+    Classes,
+    Device,
+    Group,
+    Limit,
+    Measurement,
+    Root,
+    Source,
+    grouped,
+    read_split,
+    said,
+    show_columns,
+    show_run,
+)
 
 # %% ../nbs/49_cli.ipynb #31a43620
-app = typer.Typer(name="ccd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(name="ccd", cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Unlabelled photographs and a list of class names in, a small, fast multi-label classifier out.")
 
 # %% ../nbs/49_cli.ipynb #44d9eb7e
@@ -28,6 +43,7 @@ def fit(
     train_split: str = "train",
     eval_split: Annotated[Optional[str], typer.Option(help="Split to measure on; none if left out.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder; runs/<photos>-N if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where --out holds another run, or a finished one.")] = False,
     backbone: Annotated[Optional[str], typer.Option(help="torchvision/NAME or a timm CNN.")] = None,
     weights: Annotated[Optional[str], typer.Option(help="imagenet, random, or a local file.")] = None,
     method: Annotated[str, typer.Option(help="ccd (a student), or discriminant (the teacher's own regions in closed form).")] = "ccd",
@@ -36,7 +52,7 @@ def fit(
     epochs: Annotated[Optional[int], typer.Option(min=1)] = None, seed: Annotated[Optional[int], typer.Option(min=0)] = None,
     cache: CacheDir = None, per_class: Annotated[bool, typer.Option("--per-class", help="Show average precision by class.")] = False,
 ):
-    "Label PHOTOS with the teacher and distil a student.  Example: ccd fit photos/ --classes \"dog, cat, person\""
+    "Label PHOTOS with the teacher and distil a student; goes on where it stopped.  Example: ccd fit photos/ --classes \"dog, cat, person\""
     from ccd.core import CCDError, read_json
     from ccd.run import fit
     photos = source.read(train_split)
@@ -44,24 +60,8 @@ def fit(
         raise CCDError("--eval-split needs --benchmark: a folder of photographs has no truth to measure with")
     s = choices.settings(student__backbone=backbone, student__weights=weights, train__epochs=epochs, seed=seed)
     evaluation = read_split(source.benchmark, source.root, eval_split) if eval_split else None
-    run = fit(photos, classes, out, s, evaluation, source.limit, cache, method, strike)
-    _report(run, read_json(run/"metrics.json"), per_class)
-
-def _report(run, m, per_class):
-    model = "discriminant" if "unlisted" in m else "student"
-    if "teacher" in m:
-        kinds = ("initial", "local", "final")
-        train = [m["teacher"].get("train_mean_ap", "–"), *(m["labels"][k]["train_mean_ap"] for k in kinds), ""]
-        found = [m["teacher"].get("eval_mean_ap", "–"), "", "", "", m.get(model, {}).get("eval_mean_ap", "–")]
-        show_columns("mAP, %", {"": ["teacher, zero-shot", *(f"labels, {k}" for k in kinds), model], "train": train, "eval": found})
-    if per_class and model in m:
-        columns = {"class": list(m[model]["eval_ap"])}
-        for k in ("teacher", model): columns[k] = list(m[k]["eval_ap"].values())
-        show_columns("average precision on eval, %", columns)
-    if m["quarantined"] or m["passed"]:
-        typer.echo(f"left out {m['quarantined']}, of other kinds {sum(m['passed'].values())} (reasons: {run/'quarantine.csv'})")
-    typer.echo(f"{m['photos']} photographs, {m['views_per_image']:.1f} views each, {sum(m['seconds'].values()):.0f} s on {m['device']}")
-    typer.echo(f"run folder: {run}\nnext: ccd predict {run} PHOTOS/ --out tags.csv")
+    run = fit(photos, classes, out, s, evaluation, source.limit, cache, method, overwrite, strike)
+    show_run(run, read_json(run/"metrics.json"), per_class)
 
 # %% ../nbs/49_cli.ipynb #1abe1001
 def _left_out(broken):
@@ -209,6 +209,7 @@ def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that
     from rich import table
     from rich.text import Text
 
+    from ccd.options import show
     from ccd.settings import PRESETS, SOURCES
     values = {p: _values(p) for p in PRESETS}
     t = table.Table(
@@ -279,11 +280,8 @@ def main():
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [logging.StreamHandler()], False  # to standard error, a line each, once
     try: app()
-    except Exception as e:
-        from ccd.core import CCDError
-        if not isinstance(e, CCDError): raise
-        typer.echo(f"ccd: {e}", err=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("ccd: stopped", err=True)
-        raise SystemExit(130) from None
+    except (Exception, KeyboardInterrupt) as e:
+        code, line = said(e)
+        typer.echo(f"ccd: {line}", err=True)
+        if isinstance(e, OSError): sys.stdout = None  # what could not be printed is not tried again at the end
+        raise SystemExit(code) from None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jinja2 import Environment
 
-from .core import CCDError, pick_device
+from .core import CCDError, atomic, locked, make_folder, pick_device
 from .load_teacher import load_teacher
 from .methods import METHODS, compare
 from .metrics import average_precision, mean_ap
@@ -119,7 +119,7 @@ def write_report(
         labels, found = (mean_sd(values(rows, m, k)) for k in ("labels_train_mean_ap", "eval_mean_ap"))
         methods.append(dict(name=m, title=METHODS[m].title, seeds=r["seeds"], share=r["eval"], labels=labels, eval=found))
     text = page.render(p=metrics["provenance"], methods=methods, order=order_held(rows), sections=sections)
-    Path(path).write_text(text, encoding="utf-8")
+    with atomic(path) as tmp: tmp.write_text(text, encoding="utf-8")
 
 # %% ../nbs/43_demo.ipynb #43d00001
 def _ours(out):
@@ -134,9 +134,13 @@ def demo(
     s:Settings|None=None   # None = the `toy` preset
 ) -> Path:                 # the report
     "Draw scenes, compare the five methods, write the report."
-    s, out, seen = s or settings("toy"), Path(out), {}
+    s, out = s or settings("toy"), Path(out)
     if out.exists() and not _ours(out): raise CCDError(f"{out} exists already and is not from a demo: give another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    with locked(make_folder(out)): return _demo(out, train, test, seeds, s)
+
+def _demo(out, train, test, seeds, s):
+    "As `demo`, in a folder of its own."
+    seen = {}
     (out/"metrics.json").unlink(missing_ok=True)
     splits = write_toy(out/"scenes", dict(train=train, test=test))
     train, test = splits["train"], splits["test"]

@@ -152,6 +152,7 @@ class Examples:
         sharp = match_sharpness(f.float() @ weight[known].T + bias[known], entropy(p).mean())
         return Discriminant(sharp*weight, sharp*bias, gauss.found, SHRINKAGE[best], rows, y)
 
+# %% ../nbs/19_discriminant.ipynb #19d00021
 def fit_discriminant(
     f:torch.Tensor,         # [V, F] visual features of regions
     p:torch.Tensor,         # [V, C] what the text side says of them

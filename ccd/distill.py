@@ -22,7 +22,7 @@ from .scorer import Scorer
 from .settings import Settings, flat
 from .student import Student, create_student
 from .teacher import Teacher
-from .training import Trainer, first_gradient_minimum, first_gradient_rise, predict, pseudo_mean_ap
+from .training import Checkpoint, Trainer, first_gradient_minimum, first_gradient_rise, predict, pseudo_mean_ap
 from .views import cam_views, draw_cams
 
 # %% ../nbs/30_distill.ipynb #6bbc80f2
@@ -63,7 +63,7 @@ class WarmUp:
     initial: torch.Tensor   # [N, C] labels of the whole photographs
     epochs: list[dict]      # a record per epoch
     seconds: dict           # by stage
-    state: dict             # of the trainer, where the warm-up left it
+    state: dict             # of the trainer, where the warm-up left it, or a run that goes on after it
     cams: dict              # drawn so far, by size and kind
 
 # %% ../nbs/30_distill.ipynb #ca300001
@@ -73,6 +73,9 @@ def _epoch(trainer, target, beta, stage, records, clock, on_epoch):
     records.append(dict(epoch=trainer.done, stage=stage, loss=loss, pseudo_mean_ap=quality))
     if on_epoch: on_epoch(dict(records[-1]), running.clone(), trainer.student)
 
+def _keep(checkpoint, trainer, records, clock, **more):
+    if checkpoint: checkpoint.save(trainer=trainer.state_dict(), epochs=records, seconds=dict(clock), **more)
+
 def warm_up(
     photos:Photos,                 # N photographs
     classes:list[str],             # C names
@@ -80,10 +83,12 @@ def warm_up(
     teacher:Teacher|None=None,     # None = the one that `s.teacher` names
     on_epoch:Callable|None=None,   # called with copies of each epoch's record and running predictions [N, C], and the student to look at
     cache=None,                    # where embeddings are kept, as for `open_cache`
-    features:torch.Tensor|None=None  # of `frozen_features`, to spare the frozen stages a second look
+    features:torch.Tensor|None=None, # of `frozen_features`, to spare the frozen stages a second look
+    checkpoint:Checkpoint|None=None  # is written after every epoch; what it holds already is not done again
 ) -> WarmUp:
     "Global labels, and a student trained on them for `s.train.warmup` epochs."
-    clock, device, records = Clock(), pick_device(s.device), []
+    at = checkpoint.state if checkpoint else {}
+    clock, device, records = Clock(at.get("seconds", {})), pick_device(s.device), list(at.get("epochs", []))
     teacher = teacher or load_teacher(s.teacher, device)  # draws random numbers: before the seed
     seed_everything(s.seed)
     student = create_student(s.student, classes, device)
@@ -93,34 +98,50 @@ def warm_up(
         scorer, p = label_source(texts, photos, e, s.labels.source)
         rule = label_rule(p, s.labels)
     initial, trainer = rule.initial(p), Trainer(student, photos, s.train, s.seed, features=features)
-    for _ in range(min(s.train.warmup, s.train.epochs)): _epoch(trainer, initial, 0., "warm-up", records, clock, on_epoch)
+    if at: trainer.load_state_dict(at["trainer"])
+    while trainer.done < min(s.train.warmup, s.train.epochs):
+        _epoch(trainer, initial, 0., "warm-up", records, clock, on_epoch)
+        _keep(checkpoint, trainer, records, clock)
     return WarmUp(s, photos, scorer, rule, trainer, texts.read(e), initial, records, clock, trainer.state_dict(), {})
 
 # %% ../nbs/30_distill.ipynb #ca300003
-def _train(trainer, target, s, records, clock, on_epoch):
+def _watch(stop, trainer, s, records):
+    "What `stop` holds after one more epoch: the last weights, or those that the rule keeps, and their epoch."
+    if not s.early_stop or "kept" in stop: return stop
+    curve, now = [r["pseudo_mean_ap"] for r in records], copy.deepcopy(trainer.student.state_dict())
+    if s.stop_rule == "rise" and first_gradient_rise(curve, s.warmup) is not None: return dict(kept=now, epoch=trainer.done)
+    if s.stop_rule == "minimum" and first_gradient_minimum(curve[s.warmup:]) is not None:
+        return dict(kept=stop["last"], epoch=trainer.done - 1)
+    return dict(last=now)
+
+def _train(trainer, target, s, records, clock, on_epoch, checkpoint):
     "Train on; the student is left with the weights that are kept. The kept epoch, from 1, and whether the stop rule chose it."
-    student, kept, last = trainer.student, None, None
-    while trainer.done < s.epochs:
+    stop = checkpoint.state.get("stop", {}) if checkpoint else {}
+    while trainer.done < s.epochs and not ("kept" in stop and s.stop_rule == "minimum"):
         _epoch(trainer, target, s.consistency, "training", records, clock, on_epoch)
-        if not s.early_stop or kept: continue
-        curve, now = [r["pseudo_mean_ap"] for r in records], copy.deepcopy(student.state_dict())
-        if s.stop_rule == "rise":
-            if first_gradient_rise(curve, s.warmup) is not None: kept, epoch = now, trainer.done
-        elif first_gradient_minimum(curve[s.warmup:]) is not None:
-            kept, epoch = last, trainer.done - 1
-            break
-        last = now
-    if kept:
-        student.load_state_dict(kept)
-        return epoch, True
+        stop = _watch(stop, trainer, s, records)
+        _keep(checkpoint, trainer, records, clock, stop=stop)
+    if "kept" in stop:
+        trainer.student.load_state_dict(stop["kept"])
+        return stop["epoch"], True
     if s.early_stop: log.info("the stop rule (%s) never fired: the last epoch is kept", s.stop_rule)
     return s.epochs, False
 
 # %% ../nbs/30_distill.ipynb #ca300005
+def _look_again(w, s, rule, clock):
+    "The views that the student's maps choose, and the labels of what the teacher sees there."
+    with clock("maps"):
+        kind = s.views.size, s.views.relative
+        if kind not in w.cams: w.cams[kind] = draw_cams(w.trainer.student, w.photos, s.views)
+        views = cam_views(*w.cams[kind], s.views)
+    with clock("views"):
+        p = w.scorer.probabilities(w.photos, views, "views", s.views)
+        return views, rule.local(p, views.image, len(w.photos))
+
 def train_on_updated(
     w:WarmUp,                     # can be continued more than once: its trainer goes back to where the warm-up left it
     s:Settings,                   # may differ from those of the warm-up in what comes after it
-    on_epoch:Callable|None=None   # as for `warm_up`
+    on_epoch:Callable|None=None, checkpoint:Checkpoint|None=None  # as for `warm_up`
 ) -> DistillResult:
     "Views, local labels, update, training, stop (§3.2–3.4). `CCDError` where `s` asks for another warm-up."
     was, now = warm_up_settings(w.s), warm_up_settings(s)
@@ -129,24 +150,22 @@ def train_on_updated(
     clock, records, trainer, rule = Clock(w.seconds), list(w.epochs), w.trainer, replace(w.rule, s=s.labels)
     trainer.s = s.train
     trainer.load_state_dict(w.state)
-    with clock("maps"):
-        kind = s.views.size, s.views.relative
-        if kind not in w.cams: w.cams[kind] = draw_cams(trainer.student, w.photos, s.views)
-        views = cam_views(*w.cams[kind], s.views)
-    with clock("views"):
-        p = w.scorer.probabilities(w.photos, views, "views", s.views)
-        local = rule.local(p, views.image, len(w.photos))
+    at = checkpoint.state if checkpoint else {}
+    if "local" in at: views, local = Views(**at["views"]), at["local"]
+    else:
+        views, local = _look_again(w, s, rule, clock)
+        _keep(checkpoint, trainer, records, clock, views=vars(views), local=local)
     final = rule.final(w.initial, local)
-    epoch, stopped = _train(trainer, final, s.train, records, clock, on_epoch)
+    epoch, stopped = _train(trainer, final, s.train, records, clock, on_epoch, checkpoint)
     return DistillResult(trainer.student, w.teacher, w.initial, local, final, rule.bias, views, records, epoch, stopped, dict(clock))
 
 # %% ../nbs/30_distill.ipynb #ca300004
 def distill(
     photos:Photos, classes:list[str], s:Settings, teacher:Teacher|None=None,             # as for `warm_up`
-    on_epoch:Callable|None=None, cache=None, features:torch.Tensor|None=None
+    on_epoch:Callable|None=None, cache=None, features:torch.Tensor|None=None, checkpoint:Checkpoint|None=None
 ) -> DistillResult:
     "CCD (§3): global labels, warm-up, views, local labels, update, training, stop."
-    d = train_on_updated(warm_up(photos, classes, s, teacher, on_epoch, cache, features), s, on_epoch)
+    d = train_on_updated(warm_up(photos, classes, s, teacher, on_epoch, cache, features, checkpoint), s, on_epoch, checkpoint)
     clock = Clock(d.seconds)
     with clock("thresholds"): d.student.threshold.copy_(tag_thresholds(predict(d.student, photos, desc="thresholds", features=features)))
     return replace(d, seconds=dict(clock))

@@ -17,7 +17,7 @@ import torch
 from .baselines import BASELINES, LEVELS, draw_labels, train_baseline
 from .benchmarks import Benchmark
 from .cdul import CDULSettings, aggregate, cdul, combine, label_moves
-from .core import CCDError, pick_device
+from .core import CCDError, pick_device, stoppable
 from .data import quarantine
 from .distill import distill
 from .load_teacher import load_teacher
@@ -31,8 +31,8 @@ from .training import predict, shared_features
 from .views import grid_views
 
 # %% ../nbs/34_methods.ipynb #34a00001
-class Comparison:
-    "What all methods of one comparison work with; the truth of `train` makes supervised rows and measures, nothing else sees it."
+class _Said:
+    "What the teacher says of both splits."
     def __init__(self, train:Benchmark, test:Benchmark, s:Settings, cache=None):
         (self.train, _), (self.test, _), self.s, self.cache = quarantine(train), quarantine(test), s, cache
 
@@ -49,6 +49,23 @@ class Comparison:
     def snippets(self): return self._snippets(self.train)
 
     @cached_property
+    def test_whole(self): return self.scorer.probabilities(self.test.photos, desc="zero-shot")
+
+    @cached_property
+    def test_snippets(self): return self._snippets(self.test)
+
+    @cached_property
+    def regions(self): return fit_regions(self.scorer, self.train.photos, self.embedded)
+
+    def _snippets(self, b): return self.scorer.probabilities(b.photos, grid_views(len(b)), "3×3 snippets")
+
+# %% ../nbs/34_methods.ipynb #34a00009
+class Comparison(_Said):
+    "What all methods of one comparison work with; the truth of `train` makes supervised rows and measures, nothing else sees it."
+    @cached_property
+    def features(self): return shared_features(self.s, self.train, self.test)
+
+    @cached_property
     def source(self):
         "The scorer that `labels.source` asks for, what it says of the training photographs, and how that becomes labels."
         scorer, p = label_source(self.scorer, self.train.photos, self.embedded, self.s.labels.source)
@@ -60,29 +77,15 @@ class Comparison:
         _, p, rule = self.source
         return rule(p)
 
-    def maps(self, looks=1):
-        "Passes for as many looks at regions, a map of each photograph; none where labels come from texts."
-        return 0 if self.source[0] is self.scorer else looks*len(self.train)
-
     @cached_property
     def parts(self):
         "What the same source says of 3×3 parts."
         scorer = self.source[0]
         return self.snippets if scorer is self.scorer else scorer.probabilities(self.train.photos, grid_views(len(self.train)), "3×3 parts")
 
-    @cached_property
-    def test_whole(self): return self.scorer.probabilities(self.test.photos, desc="zero-shot")
-
-    @cached_property
-    def test_snippets(self): return self._snippets(self.test)
-
-    @cached_property
-    def regions(self): return fit_regions(self.scorer, self.train.photos, self.embedded)
-
-    @cached_property
-    def features(self): return shared_features(self.s, self.train, self.test)
-
-    def _snippets(self, b): return self.scorer.probabilities(b.photos, grid_views(len(b)), "3×3 snippets")
+    def maps(self, looks=1):
+        "Passes for as many looks at regions, a map of each photograph; none where labels come from texts."
+        return 0 if self.source[0] is self.scorer else looks*len(self.train)
 
     def outcome(self, labels, student, passes, **more):
         "Of a student that was trained on `labels`."
@@ -213,17 +216,22 @@ def compare(
     check_methods(methods)
     rows = Rows(out, s, train, test, METHODS)
     jobs = rows.missing(seeds, methods)
-    if jobs: c = Comparison(train, test, s, cache)  # decodes every photograph
-    for seed, m in jobs:
-        start = time.perf_counter()
-        o = METHODS[m].run(c, replace(s, seed=seed))
-        tags = o.prediction >= tag_thresholds(o.labels if o.train is None else o.train)
-        row = dict(method=m, supervision=METHODS[m].supervision, seed=seed, labels_train_mean_ap=mean_ap(c.train.truth, o.labels),
-                   eval_mean_ap=mean_ap(c.test.truth, o.prediction), eval_f1_macro=macro_f1(c.test.truth, tags),
-                   teacher_passes=o.passes, seconds=round(time.perf_counter() - start, 1))
-        rows.add(row | o.row)
-        if on_row: on_row(row, o)
+    with stoppable(rows.standing):
+        if jobs: c = Comparison(train, test, s, cache)  # decodes every photograph
+        for seed, m in jobs:
+            start = time.perf_counter()
+            o = METHODS[m].run(c, replace(s, seed=seed))
+            row = dict(method=m, supervision=METHODS[m].supervision, seed=seed, **_figures(c, o), teacher_passes=o.passes,
+                       seconds=round(time.perf_counter() - start, 1))
+            rows.add(row | o.row)
+            if on_row: on_row(row, o)
     return list(rows)
+
+def _figures(c, o):
+    "What is measured of an outcome, in percent."
+    tags = o.prediction >= tag_thresholds(o.labels if o.train is None else o.train)
+    return dict(labels_train_mean_ap=mean_ap(c.train.truth, o.labels), eval_mean_ap=mean_ap(c.test.truth, o.prediction),
+                eval_f1_macro=macro_f1(c.test.truth, tags))
 
 # %% ../nbs/34_methods.ipynb #bcaae850
 def method_columns(

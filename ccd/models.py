@@ -14,10 +14,11 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from .bias import Calibration
-from .core import CCDError, atomic, read_json, write_json
+from .core import CCDError, atomic, make_folder, read_json, write_json
 from .data import Photos
 from .discriminant import Discriminant
 from .load_teacher import load_teacher
@@ -32,8 +33,7 @@ def save_regions(
     folder               # is made where it is not there
 ):
     "Write the bundle to `folder`."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     h, d = scorer.head, scorer.head.discriminant
     write_json(folder/"config.json", dict(
         format=2, kind="regions", classes=scorer.classes, source=h.source, share=scorer.share, temperature=h.temperature,
@@ -41,7 +41,7 @@ def save_regions(
         fingerprint=scorer.teacher.fingerprint, roi_size=scorer.s.views.roi_size))
     tensors = dict(threshold=scorer.threshold, text=h.text, offset=h.calibration.offset, found=d.found, weight=d.weight,
                    bias=torch.where(d.found > 0, d.bias, 0.), rows=d.rows, classes=d.classes)
-    with atomic(folder/"model.safetensors") as tmp: save_file({k: v.contiguous() for k, v in tensors.items()}, tmp)
+    with atomic(folder/"model.safetensors") as tmp: tmp.write_bytes(to_bytes({k: v.contiguous() for k, v in tensors.items()}))
 
 # %% ../nbs/26_models.ipynb #26a00007
 _strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -96,9 +96,10 @@ def load(
 ) -> Student|RegionScorer:
     "Read a bundle; `CCDError` where it is missing, broken or not one of ours."
     folder = Path(folder)
-    if (folder/"model").is_dir(): folder = folder/"model"
-    regions = read_json(folder/"config.json").get("kind") == "regions"
-    return _load_regions(folder, device) if regions else load_model(folder, device)
+    if (folder/"model"/"config.json").is_file(): folder = folder/"model"
+    config = read_json(folder/"config.json")
+    if "settings" in config: raise CCDError(f"{folder} is a run that is not finished: the same command goes on: {config.get('command')}")
+    return _load_regions(folder, device) if config.get("kind") == "regions" else load_model(folder, device)
 
 def classify(
     model:Student|RegionScorer,

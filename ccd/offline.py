@@ -10,10 +10,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import ImageNetInfo
-from torchvision.ops import roi_align
 
 from .core import CCDError, autocast
-from .teacher import Teacher, fingerprint, region_features, rois_of
+from .teacher import Teacher, fingerprint, region_features, region_means
 from .weights import WHEELS, lite_state, wheel_file
 
 # %% ../nbs/12_offline.ipynb #ceb5e592
@@ -82,8 +81,8 @@ class OfflineTeacher(_ConSE):
 
     @torch.inference_mode()
     def embed_regions(self, x, boxes, index):
-        with autocast(self.device, self.precision): y = self.net[:-3](self._input(x)).float()  # all but pooling and classifier
-        return roi_align(y, rois_of(y, boxes, index), 1, aligned=True).flatten(1).cpu()
+        with autocast(self.device, self.precision): y = self.net[:-3](self._input(x))  # all but pooling and classifier
+        return region_means(y, boxes, index).cpu()
 
     @torch.inference_mode()
     def read_regions(self, f): return torch.cat([self._embed(self.net[-1](part.to(self.device).float())) for part in f.split(8192)])

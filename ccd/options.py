@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['Root', 'Limit', 'Device', 'Classes', 'CacheDir', 'grouped', 'read_split', 'Choices', 'Source', 'Measurement', 'show',
-           'show_columns']
+           'show_columns', 'show_run', 'Interrupted', 'Group', 'said']
 
 # %% ../nbs/48_options.ipynb #48a00003
 import inspect
+import shlex
 import sys
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from typer.core import TyperGroup
 
 # %% ../nbs/48_options.ipynb #48a00005
 def grouped(command):
@@ -143,3 +145,46 @@ def show_columns(
     for k, name in enumerate(columns): t.add_column(str(name), justify="left" if k == 0 else "right")
     for row in zip(*columns.values()): t.add_row(*(f"{v:.1f}" if isinstance(v, float) else visible(str(v)) for v in row))
     show(t, 100)
+
+# %% ../nbs/48_options.ipynb #48a00020
+def show_run(
+    run:Path,        # its folder
+    m:dict,          # its metrics.json
+    per_class:bool   # average precision by class too
+):
+    "What came of `ccd fit`."
+    model = "discriminant" if "unlisted" in m else "student"
+    if "teacher" in m:
+        kinds = ("initial", "local", "final")
+        train = [m["teacher"].get("train_mean_ap", "–"), *(m["labels"][k]["train_mean_ap"] for k in kinds), ""]
+        found = [m["teacher"].get("eval_mean_ap", "–"), "", "", "", m.get(model, {}).get("eval_mean_ap", "–")]
+        show_columns("mAP, %", {"": ["teacher, zero-shot", *(f"labels, {k}" for k in kinds), model], "train": train, "eval": found})
+    if per_class and model in m:
+        columns = {"class": list(m[model]["eval_ap"])}
+        for k in ("teacher", model): columns[k] = list(m[k]["eval_ap"].values())
+        show_columns("average precision on eval, %", columns)
+    if m["quarantined"] or m["passed"]:
+        typer.echo(f"left out {m['quarantined']}, of other kinds {sum(m['passed'].values())} (reasons: {run/'quarantine.csv'})")
+    typer.echo(f"{m['photos']} photographs, {m['views_per_image']:.1f} views each, {sum(m['seconds'].values()):.0f} s on {m['device']}")
+    typer.echo(f"run folder: {run}\nnext: ccd predict {run} PHOTOS/ --out tags.csv")
+
+# %% ../nbs/48_options.ipynb #48a00010
+class Interrupted(Exception):
+    "Ctrl-C, in a form that typer lets pass."
+
+class Group(TyperGroup):
+    "Commands that can be interrupted."
+    def invoke(self, ctx):
+        try: return super().invoke(ctx)
+        except KeyboardInterrupt as e: raise Interrupted(*e.args) from None
+
+def said(
+    e:BaseException  # what a command ended in
+) -> tuple[int, str]:
+    "Exit code, and the line for the user; what is nobody's mistake is raised again."
+    from ccd.core import CCDError
+    if isinstance(e, CCDError): return 2, str(e)
+    if isinstance(e, OSError):
+        return 2, f"{e.filename or 'output'} cannot be read or written ({e.strerror or e}): look at its disk and rights"
+    if not isinstance(e, (Interrupted, KeyboardInterrupt)): raise e
+    return 130, f"{e}; to go on: {shlex.join(['ccd', *sys.argv[1:]])}" if e.args else "stopped"

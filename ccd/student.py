@@ -18,10 +18,11 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
-from .core import CCDError, atomic, autocast, read_json, write_json
+from .core import CCDError, atomic, autocast, make_folder, read_json, write_json
 from .settings import StudentSettings
 from .weights import IMAGENET_MEAN, IMAGENET_STD, LITE_MEAN, LITE_STD, WHEELS, from_hub, lite_state
 
@@ -175,11 +176,10 @@ def create_student(
 # %% ../nbs/20_student.ipynb #82cc2e6d
 def save_model(student:Student, folder):
     "Write the bundle to `folder`."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     config = dict(format=1, backbone=student.name, classes=student.classes, size=student.size)
     write_json(folder/"config.json", config | dict(frozen=student.frozen, boost=student.boostlu))
-    with atomic(folder/"model.safetensors") as tmp: save_file({k: v.contiguous() for k, v in student.state_dict().items()}, tmp)
+    with atomic(folder/"model.safetensors") as tmp: tmp.write_bytes(to_bytes({k: v.contiguous() for k, v in student.state_dict().items()}))
 
 _Name = Annotated[str, Field(min_length=1)]
 

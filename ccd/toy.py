@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from .benchmarks import Benchmark, read_benchmark
 from .classes import TOY14
-from .core import atomic, progress
+from .core import atomic, make_folder, progress, writing
 
 # %% ../nbs/05_toy.ipynb #b6d66e43
 class _Pen:
@@ -187,12 +187,13 @@ def write_toy(
 ) -> dict[str, Benchmark]:           # the splits
     "Draw every split and write it in VOC's layout."
     base = Path(root)/"VOCdevkit"/"VOCtoy"
-    for d in ("JPEGImages", "Annotations", "ImageSets/Main"): (base/d).mkdir(parents=True, exist_ok=True)
+    for d in ("JPEGImages", "Annotations", "ImageSets/Main"): make_folder(base/d)
     for k, (split, n) in enumerate(counts.items()):
         ids = [f"{split}_{i:05d}" for i in range(n)]
         for i, name in enumerate(progress(ids, f"draw {split}", unit="scene")):
             img, objects = draw_scene(np.random.default_rng([seed, k, i]), size)
-            img.save(base/"JPEGImages"/f"{name}.jpg", quality=92)
-            (base/"Annotations"/f"{name}.xml").write_text(_xml(objects, size))
+            with writing(base):
+                img.save(base/"JPEGImages"/f"{name}.jpg", quality=92)
+                (base/"Annotations"/f"{name}.xml").write_text(_xml(objects, size))
         with atomic(base/"ImageSets"/"Main"/f"{split}.txt") as tmp: tmp.write_text("".join(f"{i}\n" for i in ids))
     return {split: read_benchmark("toy", root, split) for split in counts}

@@ -38,7 +38,9 @@ def photos(toy_root):
     return toy_root/"VOCdevkit"/"VOCtoy"/"JPEGImages"
 
 
-TOWERS = dict(resnet=dict(layers=[1, 1, 1, 1], width=8, head_width=32), vit=dict(layers=1, width=64, head_width=32, patch_size=16))
+TOWERS = dict(
+    resnet=dict(layers=[1, 1, 1, 1], width=8, head_width=32), vit=dict(layers=2, width=64, head_width=32, patch_size=16),
+    efficientnet=dict(timm_model_name="test_efficientnet", timm_pool="avg", timm_proj="linear"))  # it has no map
 
 
 def save_clip(folder, tower, size):
@@ -53,7 +55,7 @@ def save_clip(folder, tower, size):
     (folder/"open_clip_config.json").write_text(json.dumps(dict(model_cfg=cfg, preprocess_cfg=preprocess)))
 
 
-@pytest.fixture(scope="session", params=list(TOWERS))
+@pytest.fixture(scope="session", params=["resnet", "vit"])
 def clip_folder(request, tmp_path_factory):
     "A folder that `local-dir:` reads, one of a ResNet tower and one of a ViT."
     folder = tmp_path_factory.mktemp(request.param)

@@ -3,6 +3,7 @@ import csv
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from ccd.discriminant import Gaussians, bank, bank_size, fit_discriminant
 from ccd.distill import DistillResult
 from ccd.metrics import ap_by_class, average_precision, mean_ap, micro_f1
 from ccd.pseudo_labels import LabelRule, confidence, max_over_views, smooth, update
-from ccd.results import Rows, differences, mean_sd, same_settings, spread, summary, tidy_columns
+from ccd.results import Rows, differences, mean_sd, settings_changes, spread, summary, tidy_columns
 from ccd.scorer import Scorer, cached_views, class_probabilities
 from ccd.settings import LabelSettings, StudentSettings, flat, settings
 from ccd.student import create_student, load_model, save_model
@@ -329,7 +330,8 @@ def test_rows_are_kept_in_order_and_taken_up_again(tmp_path):
             Rows(out, other.get("s", s), Split([1]*other.get("n", 7)), Split([1]*3), ["first"])
     kept = json.loads(json.dumps(held["settings"]))
     del kept["labels"]["weigh"]
-    assert same_settings(kept, s) and not same_settings(kept | dict(odd=1), s)
+    now = asdict(s)
+    assert settings_changes(kept, now) == [] and settings_changes(kept | dict(odd=1), now) == ["odd 1 in place of None"]
 
 
 # --- files
@@ -390,8 +392,8 @@ def test_the_figures_of_a_run_by_hand(monkeypatch):
                                    [[.1, .9], [.2, .8], [.3, .1]])]
     v = Views(torch.tensor([0, 0, 1, 2, 2, 2]), torch.zeros(6, 4))
     d = DistillResult(student, *p, Bias(torch.tensor([.4, .5]), torch.tensor([7, 2])), v, [], 3, True, {})
-    monkeypatch.setattr(run, "distill", lambda *a: d)
-    made = run.WAYS["ccd"](None, ["dog", "cat"], None, None, None, None)
+    monkeypatch.setattr(run, "distill", lambda *a, **kw: d)
+    made = run.WAYS["ccd"](None, ["dog", "cat"], None, None, None, None, None)
     seen = torch.tensor([[.8, .2], [.75, .4], [.6, .9]])
     m = run.measure(made, ["dog", "cat"], truth, p[0], seen, truth)
     assert (m["views_per_image"], m["kept_epoch"], m["stopped"]) == (2, 3, True)

@@ -10,12 +10,13 @@ import torch
 import typer
 from PIL import Image
 
-from ccd import ablations, bench, cli, core, demo, diagnostics, methods, options, results, toy
+from ccd import ablations, bench, cli, demo, diagnostics, methods, options, results, toy
 from ccd.ablations import ABLATIONS, ablation_columns, check_grid, override
 from ccd.cdul import CDULSettings
-from ccd.core import CCDError, autocast, check_output, pick_device, progress, provenance, read_json, seed_everything, write_json
+from ccd.core import CCDError, autocast, check_output, pick_device, progress, read_json, seed_everything, write_json
 from ccd.data import Photos, Views
 from ccd.load_teacher import load_teacher
+from ccd.results import provenance
 from ccd.settings import PRESETS, SOURCES, settings
 from ccd.toy_clip import NOTHING, caption, frame, phrase
 from ccd.weights import IMAGENET_MEAN, IMAGENET_STD, LITE_MEAN, LITE_STD
@@ -61,7 +62,7 @@ def test_arithmetic_and_device():
 def test_where_a_result_comes_from(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/ccd", "fit", "my photos"])
     said = dict(rev="0123456789ab", status="")
-    monkeypatch.setattr(core, "_git", lambda *a: said["rev" if a[0] == "rev-parse" else "status"])
+    monkeypatch.setattr(results, "_git", lambda *a: said["rev" if a[0] == "rev-parse" else "status"])
     p = provenance()
     assert p["command"] == "ccd fit 'my photos'" and p["commit"] == "0123456789ab" and {"torch", "numpy", "python"} <= set(p["versions"])
     said["status"] = " M x"

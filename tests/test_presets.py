@@ -20,7 +20,7 @@ from ccd.data import Views, list_photos, strong
 from ccd.distill import distill
 from ccd.load_teacher import load_teacher
 from ccd.pseudo_labels import label_rule
-from ccd.results import read_results, same_settings
+from ccd.results import read_results, settings_changes
 from ccd.settings import PRESETS, SOURCES, Settings, StudentSettings, TrainSettings, flat, settings
 from ccd.student import create_student, load_model, save_model
 from ccd.teacher import crops_of_squashed
@@ -62,9 +62,11 @@ def test_kept_results_can_be_gone_on_with():
     kept = read_results(ROOT/"nbs"/"studies"/"results"/"toy.json")["provenance"]["settings"]
     s = settings("toy", device=kept["device"])
     assert "boost" not in kept["student"], "the file is from before BoostLU"
-    assert same_settings(kept, s) and not same_settings(kept, replace(s, seed=1))
-    assert not same_settings(kept, replace(s, student=replace(s.student, boost=3.)))
-    assert not same_settings(kept | dict(more=1), s) and not same_settings(kept | dict(labels=kept["labels"] | dict(more=1)), s)
+    changes = lambda kept, **other: settings_changes(kept, asdict(replace(s, **other)))
+    assert changes(kept) == [] and changes(kept, seed=1) == ["seed 0 in place of 1"]
+    assert changes(kept, student=replace(s.student, boost=3.)) == ["student.boost 1.0 in place of 3.0"]
+    assert changes(kept | dict(more=1)) == ["more 1 in place of None"]
+    assert changes(kept | dict(labels=kept["labels"] | dict(more=1))) == ["labels.more 1 in place of None"]
 
 
 # --- labels
