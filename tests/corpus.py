@@ -415,7 +415,7 @@ BENCHMARK = {
     "a name that acts": (voc(lambda p: p.write_text("\x1b[2Jx\n"), file=SETS), "hidden characters: '\\x1b[2Jx.jpg'"),
     "a name with NUL": (voc(lambda p: p.write_text("a\0b\n"), file=SETS), "hidden character"),
     "listed twice": (voc(lambda p: p.write_text("000005\n000012\n000005\n"), file=SETS), "'000005.jpg' 2 times"),
-    "no folder": (voc(lose, file="VOCdevkit/VOC2007"), "is missing"),
+    "no folder": (voc(lose, file="VOCdevkit/VOC2007"), "--root must be the folder that holds VOCdevkit/VOC2007"),
     **{f"split {s!r} of {name}": (asked(name, s), "is no name of a split") for s in ("../x", "a/b", "", "\0", "*", "\x1b[2J")
        for name in ("voc07", "coco14", "nuswide")},
     "JSON cut": (read("coco14", JSON, cut), "not valid JSON"), "JSON empty": (read("coco14", JSON, empty), "not valid JSON"),
@@ -534,6 +534,7 @@ def beside(name, data): return folder(lambda f: (f/name).write_bytes(data) if is
 
 
 def bomb(path): Image.new("1", (20_000, 20_000)).save(path)
+def large(path): Image.new("1", (11_000, 10_000)).save(path)
 def deep(path): Image.fromarray(np.ones((9, 9), np.float32)).save(path)
 
 
@@ -542,6 +543,7 @@ PHOTOGRAPHS = {
     "nothing": (beside("a.jpg", b""), LeftOut("a.jpg", "the file is empty")),
     "cut short": (beside("a.png", lambda p: (picture(p), p.write_bytes(p.read_bytes()[:500]))), LeftOut("a.png", "")),
     "a bomb": (beside("a.png", bomb), LeftOut("a.png", "over the limit")),
+    "a very large one": (beside("a.png", large), LeftOut("a.png", "11000 × 10000 px is over the limit")),
     "a program": (beside("a.gif", b"#!/bin/sh\nexit\n"), LeftOut("a.gif", "not an image")),
     "a script of PostScript": (beside("a.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), LeftOut("a.jpg", "not an image")),
     "levels of 32 bits": (beside("a.tif", deep), LeftOut("a.tif", "levels of 32 bits")),

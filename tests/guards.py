@@ -1,10 +1,11 @@
 """Is every guard watched? In a throwaway copy of the clone each line that refuses or leaves out is taken away, and what comes by it is
 run: `python tests/guards.py --module benchmarks`. First the tests run once and tell which guards they come by; then each guard is taken
-away and the first few of its tests run again, one of which must fail. A guard that no test comes by is tried on its notebook."""
+away and a dozen of its tests run again, one of which must fail. A guard that no test comes by is tried on its notebook."""
 import argparse
 import ast
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -57,19 +58,25 @@ def watched(source, first):
     return source
 
 
+def spread(names, most=12):
+    "Some of `names`, from all over the list."
+    return names[::-(-len(names)//most)] if names else []
+
+
 class Guards:
     "The guards of the chosen modules, in a copy."
-    def __init__(self, copy, only):
-        self.copy, self.found = copy, []  # path, source, statement, text in its place
+    def __init__(self, copy, only, chosen):
+        self.copy, self.chosen, self.found = copy, chosen, []  # of `found`: path, source, statement, text in its place
         for path in sorted((copy.folder/"ccd").glob("*.py")):
             if path.stem[0] == "_" or only and path.stem not in only: continue
             source = path.read_text(encoding="utf-8")
             self.found += [(path, source, *g) for g in guards(source)]
 
     def files(self):
-        "The test files that may come by them, quickest first; those that take a minute for their own modules alone."
+        "The test files that may come by them; those that take a minute for their own modules alone."
         modules = {path.stem for path, *_ in self.found}
         for file in sorted((self.copy.folder/"tests").glob("test_*.py")):
+            if self.chosen and file.name not in self.chosen: continue
             if tested(file) & modules and (file.name not in SLOW or SLOW[file.name] & modules): yield f"tests/{file.name}"
 
     def tests(self):
@@ -80,14 +87,15 @@ class Guards:
         for path, source in sources.items():
             path.write_text(watched(source, first), encoding="utf-8")
             first += len(guards(source))
-        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        passed, out = self.copy.run([*pytest, *self.files()])
-        if not passed: raise SystemExit(f"fails with every guard in its place, or takes too long:\n{out[-3000:]}")
+        passed, out = self.copy.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.files()])
+        if passed is None: raise SystemExit("the tests take too long: give --seconds, --module or --tests")
+        broken = set(re.findall(r"^(?:FAILED|ERROR) (\S+)", out, re.M))
+        if broken: print(f"left out, since they fail with every guard in its place: {', '.join(sorted(broken))}")
         for path, source in sources.items(): path.write_text(source, encoding="utf-8")
         by = {}
         for line in (self.copy.folder/"_watch.py.jsonl").read_text().splitlines():
-            for k, names in json.loads(line).items(): by.setdefault(int(k), []).extend(n for n in names if n)
-        return {k: list(dict.fromkeys(names))[:4] for k, names in by.items()}
+            for k, names in json.loads(line).items(): by.setdefault(int(k), []).extend(n for n in names if n and n not in broken)
+        return {k: spread(list(dict.fromkeys(names))) for k, names in by.items()}
 
     def noticed(self, k, tests):
         "Whether one of `tests` fails without guard `k`; each runs in a child of this process, which has the libraries but not ccd."
@@ -123,12 +131,14 @@ class Guards:
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--module", action="append", help="only the guards of this one; may be given more than once")
+    p.add_argument("--tests", action="append", metavar="FILE", help="only this file of tests; may be given more than once")
     p.add_argument("--seconds", type=float, default=1200, help="the longest that the tests may take")
+    p.add_argument("--no-notebooks", action="store_true", help="what no test comes by is not tried on its notebook")
     p.add_argument("--list", action="store_true", help="only show them")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         copy, start = Copy(Path(folder).resolve(), a.seconds), time.monotonic()
-        g, seen = Guards(copy, a.module), 0
+        g, seen = Guards(copy, a.module, a.tests), 0
         by = {} if a.list else g.tests()
         os.environ |= copy.env
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -137,7 +147,7 @@ def main():
         for name in () if a.list else HEAVY: __import__(name)
         for k, (path, source, node, _) in enumerate(g.found):
             tests = by.get(k, [])
-            good = not a.list and (bool(tests) and g.noticed(k, tests) or g.in_notebook(k))
+            good = not a.list and (bool(tests) and g.noticed(k, tests) or not a.no_notebooks and g.in_notebook(k))
             seen += good
             where = "" if good else f"  {path.name}:{node.lineno}: {source.splitlines()[node.lineno - 1].strip()[:110]}"
             if where: print(f"{'' if a.list else 'not noticed'}{where}{'' if tests or a.list else ' (no test comes by)'}", flush=True)

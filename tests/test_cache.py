@@ -210,6 +210,17 @@ def test_other_files_in_the_folder_are_left_alone(few, views, cache):
     assert mine.read_text() == "mine" and cache.shards() == []
 
 
+def test_a_listing_deletes_nothing(few, views, cache):
+    cached_views(Projection(), few, views, cache)
+    for folder in (cache.folder/("a"*64), cache.folder/"documents"):
+        folder.mkdir(exist_ok=True)
+        (folder/("0"*32 + ".parquet")).write_text("mine")
+    before = sorted(cache.folder.rglob("*"))
+    assert cache_contents(cache)[0]["rows"] == 15 and sorted(cache.folder.rglob("*")) == before
+    prune_cache(cache)
+    assert (cache.folder/"documents"/("0"*32 + ".parquet")).read_text() == "mine"
+
+
 def test_prune_by_teacher_and_by_age(few, views, cache):
     for f, seed in (("a"*64, 0), ("b"*64, 1)): cached_views(Projection(f, seed=seed), few, views, cache)
     assert prune_cache(cache, "b"*8) == 1 and [r["teacher"] for r in cache_contents(cache)] == ["a"*64]
@@ -270,6 +281,8 @@ def test_another_class_list_costs_no_look_at_the_photographs(ccd, photos, tmp_pa
 
     code, out, _ = ccd("cache", "--cache", tmp_path/"cache")
     assert code == 0 and "offline" in out and "60 views" in out
+    code, _, err = ccd("cache", "--cache", tmp_path/"cache", "--older-than", 0)
+    assert code == 2 and len(err) == 1 and "--older-than deletes nothing by itself" in err[0] and open_cache(tmp_path/"cache").shards()
     code, _, err = ccd("cache", "--cache", tmp_path/"cache", "--prune", "RN50")
     assert code == 2 and len(err) == 1 and "it has offline" in err[0]
     code, out, _ = ccd("cache", "--cache", tmp_path/"cache", "--prune", "offline")

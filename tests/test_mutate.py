@@ -6,7 +6,8 @@ import nbformat
 import pytest
 
 from conftest import ROOT
-from mutate import Copy, drawn, faults, mutant
+from guards import guards, watched
+from mutate import Copy, drawn, faults, mutant, put
 
 def made(source): return {mutant(source, *fault) for fault in faults(ast.parse(source))} - {None}
 
@@ -54,3 +55,23 @@ def test_a_fault_is_put_into_notebook_and_module_and_taken_out_again(tmp_path):
     assert verdict("assert micro_f1([1], [1]) == 100", "100.") == "killed"
     assert verdict("assert micro_f1([1], [1]) > 10", "100.") == "survived"
     with pytest.raises(SystemExit, match="fails without any fault"): verdict("assert False", "100.")
+
+
+@pytest.mark.parametrize("source, left", [
+    ("if a: raise E('b')", "if a: pass"), ("try: a()\nexcept E: raise F(1) from None", "try: a()\nexcept E: pass"),
+    ("left[a] = b", "pass"),
+    ("def f(): return a, 'b' if c else None", "def f(): return a, None"), ("def f(): yield a, 'b'", "def f(): pass")])
+def test_a_guard_is_taken_away(source, left):
+    (node, text), = guards(source)
+    assert put(source, node, text) == left
+
+
+@pytest.mark.parametrize("source", ["raise", "a[b] = c", "def f(): return a, b", "def f(): yield a, b", "return_ = 'a', 'b'"])
+def test_what_is_no_guard(source): assert guards(source) == []
+
+
+def test_every_guard_can_be_watched_and_taken_away():
+    for path in (ROOT/"ccd").glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        ast.parse(watched(source, 0))
+        for node, text in guards(source): assert ast.dump(ast.parse(put(source, node, text))) != ast.dump(ast.parse(source))
