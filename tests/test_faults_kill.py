@@ -117,11 +117,11 @@ def test_output_that_cannot_be_printed_is_one_line():
 
 def test_two_processes_on_one_results_file_lose_no_row(tmp_path):
     one, pids = Benchmark("toy", "train", [0], [], [], []), []
-    for who in range(2):
+    both = [Rows(tmp_path/"rows.json", settings(), one, one, ["a", "b"]) for _ in range(2)]
+    for who, rows in enumerate(both):
         pids.append(os.fork())
         if pids[-1]: continue
         try:
-            rows = Rows(tmp_path/"rows.json", settings(), one, one, ["a", "b"])
             for seed in range(8): rows.add(dict(method="ab"[who], seed=seed, labels_train_mean_ap=1., eval_mean_ap=2., seconds=3.))
         except BaseException: os._exit(1)
         finally: os._exit(0)
