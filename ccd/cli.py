@@ -27,7 +27,9 @@ from ccd.options import (
     grouped,
     read_split,
     said,
+    setting_values,
     show_columns,
+    show_presets,
     show_run,
 )
 
@@ -194,32 +196,15 @@ def ablate(
     measurement.finish(f"{train.name}, teacher {s.teacher.name}", made, ablation_columns(grid, made), figure=figure)
 
 # %% ../nbs/49_cli.ipynb #44d9eb05
-def _values(preset):
-    from ccd.settings import flat, settings
-    return {k: "none" if v is None else v for k, v in flat(settings(preset)).items()}
-
 @app.command()
 def settings(preset: Annotated[str, typer.Option(help="A preset; `ccd presets` sets them side by side.")] = "cpu"):
     "List every setting and its value in a preset."
-    for k, v in _values(preset).items(): typer.echo(f"{k} = {v}")
+    for k, v in setting_values(preset).items(): typer.echo(f"{k} = {v}")
 
 @app.command()
 def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that are equal in all presets.")] = False):
     "Set the presets side by side, with the source of each value.  Example: ccd presets --all"
-    from rich import table
-    from rich.text import Text
-
-    from ccd.options import show
-    from ccd.settings import PRESETS, SOURCES
-    values = {p: _values(p) for p in PRESETS}
-    t = table.Table(
-        table.Column("setting", no_wrap=True), *(table.Column(p, overflow="fold") for p in PRESETS), show_lines=True,
-        caption_justify="left", caption="§, Eq., Fig.: the CCD paper. row: the table of differences in nbs/01_settings.ipynb. "
-                                        "studies/…, 13_…: notebooks. No source: as paper.")
-    for k in values["paper"]:
-        if every or len({repr(v[k]) for v in values.values()}) > 1:
-            t.add_row(k, *(Text.assemble(f"{v[k]}\n", (SOURCES[p].get(k, ""), "dim")) for p, v in values.items()))
-    show(t, 140)
+    show_presets(every)
 
 # %% ../nbs/49_cli.ipynb #49a00003
 @app.command()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Root', 'Limit', 'Device', 'Classes', 'CacheDir', 'grouped', 'read_split', 'Choices', 'Source', 'Measurement', 'show',
-           'show_columns', 'show_run', 'Interrupted', 'Group', 'said']
+           'show_columns', 'show_run', 'setting_values', 'show_presets', 'Interrupted', 'Group', 'said']
 
 # %% ../nbs/48_options.ipynb #48a00003
 import inspect
@@ -167,6 +167,30 @@ def show_run(
         typer.echo(f"left out {m['quarantined']}, of other kinds {sum(m['passed'].values())} (reasons: {run/'quarantine.csv'})")
     typer.echo(f"{m['photos']} photographs, {m['views_per_image']:.1f} views each, {sum(m['seconds'].values()):.0f} s on {m['device']}")
     typer.echo(f"run folder: {run}\nnext: ccd predict {run} PHOTOS/ --out tags.csv")
+
+# %% ../nbs/48_options.ipynb #48a00022
+def setting_values(preset:str) -> dict:
+    "Every setting by its full name, None as it is typed."
+    from ccd.settings import flat, settings
+    return {k: "none" if v is None else v for k, v in flat(settings(preset)).items()}
+
+def show_presets(
+    every:bool  # settings too that are equal in all
+):
+    "The presets side by side, with the source of each value."
+    from rich import table
+    from rich.text import Text
+
+    from ccd.settings import PRESETS, SOURCES
+    values = {p: setting_values(p) for p in PRESETS}
+    t = table.Table(
+        table.Column("setting", no_wrap=True), *(table.Column(p, overflow="fold") for p in PRESETS), show_lines=True,
+        caption_justify="left", caption="§, Eq., Fig.: the CCD paper. row: the table of differences in nbs/01_settings.ipynb. "
+                                        "studies/…, 13_…: notebooks. No source: as paper.")
+    for k in values["paper"]:
+        if every or len({repr(v[k]) for v in values.values()}) > 1:
+            t.add_row(k, *(Text.assemble(f"{v[k]}\n", (SOURCES[p].get(k, ""), "dim")) for p, v in values.items()))
+    show(t, 140)
 
 # %% ../nbs/48_options.ipynb #48a00010
 class Interrupted(Exception):

@@ -442,7 +442,7 @@ def test_names_stand_on_the_left_and_figures_on_the_right(capsys):
 
 def test_lists_of_names_and_values():
     assert cli._names("a, b ,c") == ["a", "b", "c"]
-    v = cli._values("cpu")
+    v = options.setting_values("cpu")
     assert v["labels.alpha"] == .4 and v["teacher.size"] == "none"
     assert isinstance(cli.app, typer.Typer)
 
