@@ -39,6 +39,12 @@ sizes, shares, seeds = st.integers(1, 7), st.floats(0, 1, width=32), st.integers
 few = hyp(max_examples=max(5, hyp().max_examples//40))  # where each is a model
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_numbers():
+    "Runs of other tests have made numbers too small to be normal 0 in this process, which hypothesis takes for a broken machine."
+    torch.set_flush_denormal(False)
+
+
 def of_one_line(e):
     assert "\n" not in str(e) and not any(map(unseen, str(e))) and len(str(e)) < 6000, str(e)
 

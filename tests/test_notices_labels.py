@@ -393,7 +393,7 @@ def test_the_figures_of_a_run_by_hand(monkeypatch):
     v = Views(torch.tensor([0, 0, 1, 2, 2, 2]), torch.zeros(6, 4))
     d = DistillResult(student, *p, Bias(torch.tensor([.4, .5]), torch.tensor([7, 2])), v, [], 3, True, {})
     monkeypatch.setattr(run, "distill", lambda *a, **kw: d)
-    made = run.WAYS["ccd"](None, ["dog", "cat"], None, None, None, None, None)
+    made = run.WAYS["ccd"](None, ["dog", "cat"], *[None]*6)
     seen = torch.tensor([[.8, .2], [.75, .4], [.6, .9]])
     m = run.measure(made, ["dog", "cat"], truth, p[0], seen, truth)
     assert (m["views_per_image"], m["kept_epoch"], m["stopped"]) == (2, 3, True)
