@@ -147,7 +147,8 @@ def test_what_the_rows_of_cdul_and_the_losses_ask_for(monkeypatch):
     monkeypatch.setattr(methods, "cdul", cdul)
     snippets = torch.arange(36).view(18, 2)/100
     c = SimpleNamespace(train=SimpleNamespace(photos="photos", classes=["a", "b"], truth=truth), whole=torch.tensor([[.4, .1], [.2, .9]]),
-                        snippets=snippets, features=("train's", "test's"), outcome=methods.Outcome)
+                        parts=snippets, maps=lambda looks: 0, features=("train's", "test's"), outcome=methods.Outcome)
+    c.source = None, c.whole, None
     c.train = type("Train", (), dict(vars(c.train), __len__=lambda self: 2))()
     want = dict(cdul=CDULSettings(), cdul_maximum=CDULSettings(lam=1.), cdul_hard=CDULSettings(hard=True),
                 cdul_flat=CDULSettings(gaussian=False))
