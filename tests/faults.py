@@ -62,15 +62,16 @@ def child(folder, splits):
     code = 1
     try:
         ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: strace is no parent of ours
-        os.kill(os.getpid(), signal.SIGSTOP)
         code = ended(folder, splits)
     finally: os._exit(code)
 
 
 def ended(folder, splits):
-    "Exit code of the fit, as of the command; the line is kept."
+    "Once it is let go, the exit code of the fit, as of the command; the line is kept."
     from ccd.options import said
-    try: tiny(folder, splits)
+    try:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        tiny(folder, splits)
     except BaseException as e:
         try: code, line = said(e)
         except BaseException: code, line = 1, f"traceback: {e!r}"
