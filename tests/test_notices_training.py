@@ -202,7 +202,8 @@ def fixed_comparison(b):
     whole = torch.tensor([[.7, .2, .1], [.1, .3, .6]])
     return SimpleNamespace(
         train=b, test=b.take([1]), whole=whole, snippets=snippets, test_snippets=snippets[9:], labels=whole, parts=snippets,
-        source=(None, whole, lambda p: p), maps=lambda looks=1: 0, test_whole=torch.tensor([[.2, .3, .5]]), features=("train's", "test's"), outcome=methods.Outcome)
+        source=(None, whole, lambda p: p), maps=lambda looks=1: 0,
+        test_whole=torch.tensor([[.2, .3, .5]]), features=("train's", "test's"), outcome=methods.Outcome)
 
 
 def test_what_the_rows_of_a_comparison_are_trained_on(few, monkeypatch):
