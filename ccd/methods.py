@@ -23,7 +23,7 @@ from .distill import distill
 from .load_teacher import load_teacher
 from .metrics import macro_f1, mean_ap
 from .pseudo_labels import label_rule, tag_thresholds, update
-from .regions import fit_regions, label_source
+from .regions import label_source
 from .results import Rows, summary
 from .scorer import Scorer
 from .settings import Settings
@@ -46,18 +46,15 @@ class _Said:
     def whole(self): return self.scorer.read(self.embedded)
 
     @cached_property
-    def snippets(self): return self._snippets(self.train)
+    def snippets(self): return self._snippets(self.train, self.scorer)
 
     @cached_property
     def test_whole(self): return self.scorer.probabilities(self.test.photos, desc="zero-shot")
 
     @cached_property
-    def test_snippets(self): return self._snippets(self.test)
+    def test_snippets(self): return self._snippets(self.test, self.scorer)
 
-    @cached_property
-    def regions(self): return fit_regions(self.scorer, self.train.photos, self.embedded)
-
-    def _snippets(self, b): return self.scorer.probabilities(b.photos, grid_views(len(b)), "3×3 snippets")
+    def _snippets(self, b, scorer): return scorer.probabilities(b.photos, grid_views(len(b)), "3×3 snippets")
 
 # %% ../nbs/34_methods.ipynb #34a00009
 class Comparison(_Said):
@@ -66,10 +63,16 @@ class Comparison(_Said):
     def features(self): return shared_features(self.s, self.train, self.test)
 
     @cached_property
-    def source(self):
-        "The scorer that `labels.source` asks for, what it says of the training photographs, and how that becomes labels."
-        scorer, p = label_source(self.scorer, self.train.photos, self.embedded, self.s.labels.source)
-        return scorer, p, (lambda p: p) if scorer is self.scorer else label_rule(p, self.s.labels).of
+    def regions(self): return self._source("both")
+
+    @cached_property
+    def source(self): return self.regions if self.s.labels.source == "both" else self._source(self.s.labels.source)
+
+    def _source(self, source):
+        "The scorer, what it says of the training photographs, and how that becomes labels."
+        scorer, p = label_source(self.scorer, self.train.photos, self.embedded, source)
+        if source == "text": return scorer, p, lambda p: p
+        return scorer, p, label_rule(p, replace(self.s.labels, source=source)).of
 
     @cached_property
     def labels(self):
@@ -81,7 +84,7 @@ class Comparison(_Said):
     def parts(self):
         "What the same source says of 3×3 parts."
         scorer = self.source[0]
-        return self.snippets if scorer is self.scorer else scorer.probabilities(self.train.photos, grid_views(len(self.train)), "3×3 parts")
+        return self.snippets if scorer is self.scorer else self._snippets(self.train, scorer)
 
     def maps(self, looks=1):
         "Passes for as many looks at regions, a map of each photograph; none where labels come from texts."
@@ -132,14 +135,12 @@ def _student_grid(c, s):
     return _on(labels, 10*len(c.train) + c.maps(2), c, s)
 
 def _discriminant(c, s):
-    scorer, learned = c.regions
+    scorer, learned, _ = c.regions
     return Outcome(learned, scorer.probabilities(c.test.photos, desc="regions"), 2*(len(c.train) + len(c.test)))
 
-def _from_regions(s): return replace(s, labels=replace(s.labels, source="both"))
-
 def _student_discriminant(c, s):
-    p = c.regions[1]
-    return _on(label_rule(p, _from_regions(s).labels).initial(p), 2*len(c.train), c, s)
+    _, p, rule = c.regions
+    return _on(rule(p), 2*len(c.train), c, s)
 
 def _supervised(c, s): return _on(torch.tensor(c.train.truth, dtype=torch.float32), 0, c, s)
 
@@ -151,7 +152,7 @@ def _ccd(c, s):
     return c.outcome(d.final, d.student, len(c.train) + len(d.views), artifacts=dict(distilled=d, curve=curve))
 
 def _ccd_discriminant(c, s):
-    o = _ccd(c, _from_regions(s))
+    o = _ccd(c, replace(s, labels=replace(s.labels, source="both")))
     return replace(o, passes=o.passes + 2*len(c.train))  # a map of each photograph for its own regions, and one for those of its views
 
 def _cdul(cs, c, s):
