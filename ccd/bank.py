@@ -9,10 +9,10 @@ __all__ = ['COLUMNS', 'bank_rows', 'bank_picture', 'write_bank', 'read_struck', 
 import csv
 from pathlib import Path
 
-import torch
+from PIL import Image
 
 from .core import CCDError, atomic
-from .data import Photos
+from .data import Photos, read_views
 from .discriminant import region_views
 from .plots import show_images
 from .regions import RegionScorer
@@ -38,8 +38,7 @@ def bank_picture(
     return show_images(cut, titles, columns=most)
 
 def _cut(photos, views, row):
-    img = photos.open(int(views.image[row]))
-    return img.crop((views.box[row]*torch.tensor(img.size*2)).int().tolist()).resize((96, 96))
+    return Image.fromarray(read_views(photos.open(int(views.image[row])), views.box[row][None], 96)[0])
 
 # %% ../nbs/27_bank.ipynb #27b00008
 COLUMNS = "class", "number", "image", "region", "wrong"

@@ -114,7 +114,9 @@ def _others(texts):
 @contextmanager
 def _kept(cache):
     "The cache, or one that is gone afterwards: regions are looked at twice, and need not be seen twice."
-    with tempfile.TemporaryDirectory() as folder: yield cache or Cache(folder)
+    if cache: yield cache
+    else:
+        with tempfile.TemporaryDirectory() as folder: yield Cache(folder)
 
 # %% ../nbs/25_regions.ipynb #25a00019
 def _texts_alone(e, text, temperature, classes, source):
