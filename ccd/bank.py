@@ -14,7 +14,6 @@ from PIL import Image
 from .core import CCDError, atomic
 from .data import Photos, read_views
 from .discriminant import region_views
-from .plots import show_images
 from .regions import RegionScorer
 from .tables import write_table
 
@@ -30,6 +29,7 @@ def bank_picture(
     most:int=10      # regions of a class
 ):                   # the figure
     "The first regions of each class, by their numbers."
+    from ccd.plots import show_images
     views, cut, titles = region_views(len(photos)), [], []
     for name, rows in zip(scorer.classes, bank_rows(scorer)):
         for k in range(most):

@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import EACCES, EDQUOT, ENOSPC, EROFS
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import numpy as np
 from defusedxml.ElementTree import parse
 
 from .classes import COCO80, NUS81, TOY14, VOC20
-from .core import CCDError, unseen
+from .core import CCDError, make_folder, unseen, writing
 from .data import Photos
 
 # %% ../nbs/04_benchmarks.ipynb #05ffb4b8
@@ -244,18 +245,18 @@ def read_benchmark(
 def _fetch(path, md5, file, servers):
     from torch.hub import download_url_to_file
     from torchvision.datasets.utils import check_integrity
+    if check_integrity(file, md5): return
     failed = []
     for server in servers:
-        if check_integrity(file, md5): return
         try: download_url_to_file(server + path, file, progress=sys.stderr.isatty())
         except OSError as e:
+            if e.errno in (ENOSPC, EDQUOT, EROFS, EACCES): raise CCDError(f"{file} cannot be written ({e.strerror}): make room") from None
             failed.append(f"{server}: {e}")
             continue
         if check_integrity(file, md5): return
         failed.append(f"{server}: wrong checksum")
         file.unlink()
-    if not check_integrity(file, md5):
-        raise CCDError(f"{path} could not be fetched ({'; '.join(failed)}): give --mirror, or put the file into {file.parent}")
+    raise CCDError(f"{path} could not be fetched ({'; '.join(failed)}): give --mirror, or put the file into {file.parent}")
 
 def _unpack(file, folder):
     "Unpack a tar or zip; `CCDError` where a member would land outside `folder`, or is a link or device."
@@ -265,8 +266,9 @@ def _unpack(file, folder):
             found = dict.fromkeys(archive.namelist(), True) if zipped else {m.name: m.isreg() or m.isdir() for m in archive}
             for name, plain in found.items():
                 if not plain or _outside(name): raise ValueError(f"{name!r} leads outside, or is no file")
-            archive.extractall(folder) if zipped else archive.extractall(folder, filter="data")
+            with writing(folder): archive.extractall(folder) if zipped else archive.extractall(folder, filter="data")
 
+# %% ../nbs/04_benchmarks.ipynb #04b0c001
 def fetch_benchmark(
     name:str,              # a key of `BENCHMARKS`
     root,                  # gets VOCdevkit/ or coco/; archives stay in its folder archives/
@@ -275,9 +277,8 @@ def fetch_benchmark(
     "Download, check and unpack; `CCDError` where no server gives the archive or its checksum is wrong."
     source, store = _source(name), Path(root)/"archives"
     if not source.archives: raise CCDError(f"{name} cannot be fetched: {source.by_hand}")
-    store.mkdir(parents=True, exist_ok=True)
-    own = [mirror.rstrip("/") + "/"] if mirror else []
+    make_folder(store, "give another --root")
     for path, md5 in source.archives:
         file = store/Path(path).name
-        _fetch(path, md5, file, [*own, *source.servers])
+        _fetch(path, md5, file, [*([mirror.rstrip("/") + "/"] if mirror else []), *source.servers])
         _unpack(file, Path(root)/source.folder)

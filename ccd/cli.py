@@ -102,9 +102,9 @@ def cache(
     rows = cache_contents(c)
     if rows:
         show_columns(str(c.folder), {
-            "teacher": [r["name"] for r in rows], "fingerprint": [r["teacher"][:12] for r in rows], "views": [r["rows"] for r in rows],
+            "teacher": [r["name"] for r in rows], "fingerprint": [r["teacher"][:12] for r in rows], "rows": [r["rows"] for r in rows],
             "files": [r["shards"] for r in rows], "MB": [r["bytes"]/1e6 for r in rows]})
-    typer.echo(f"{c.folder}: {sum(r['rows'] for r in rows)} views, {sum(r['bytes'] for r in rows)/1e6:.1f} MB")
+    typer.echo(f"{c.folder}: {sum(r['rows'] for r in rows)} views and prompts, {sum(r['bytes'] for r in rows)/1e6:.1f} MB")
 
 @app.command()
 @grouped

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from .core import CCDError, linked_again, log, progress, visible, walk
 
@@ -270,5 +269,6 @@ def strong(
     hue:float=.2     # the largest turn of the hue, up to ½
 ) -> torch.Tensor:   # [B, 3, H, W] uint8
     "Strong augmentation: colour jitter, drawn for each image anew."
+    from torchvision.transforms import v2
     jitter = v2.ColorJitter(.5, .5, .5, hue)
     return torch.stack([jitter(i) for i in x])

@@ -7,7 +7,6 @@ __all__ = ['average_precision', 'ap_by_class', 'mean_ap', 'micro_f1', 'macro_f1'
 
 # %% ../nbs/06_metrics.ipynb #109d3a63
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 # %% ../nbs/06_metrics.ipynb #498e409e
 def average_precision(
@@ -15,6 +14,7 @@ def average_precision(
     scores       # [N, C], larger = more likely present
 ) -> np.ndarray: # [C], percent
     "Average precision of each class, in percent; 0 for a class without positives."
+    from sklearn.metrics import average_precision_score
     truth, scores = np.asarray(truth, dtype=bool), np.asarray(scores, dtype=np.float64)
     if truth.shape != scores.shape: raise ValueError(f"truth {truth.shape} and scores {scores.shape} differ in shape")
     return np.array([100*average_precision_score(t, s) if t.any() else 0. for t, s in zip(truth.T, scores.T)])

@@ -6,10 +6,12 @@
 __all__ = ['MiniLM', 'OfflineTeacher']
 
 # %% ../nbs/12_offline.ipynb #3440c1fb
-import timm
+from functools import cached_property
+from importlib.resources import files
+
 import torch
 import torch.nn.functional as F
-from timm.data import ImageNetInfo
+from safetensors.torch import load_file
 
 from .core import CCDError, autocast
 from .teacher import Teacher, fingerprint, region_features, region_means
@@ -48,14 +50,19 @@ class _ConSE(Teacher):
         precision:str="auto"   # of its arithmetic, as in `TeacherSettings`
     ):
         self.size, self.device, self.precision = size or 260, torch.device(device), precision
+        named = load_file(str(files("ccd")/"assets"/"imagenet-names.safetensors"))
+        self.names = named["names"].to(self.device)
+        self.fingerprint = fingerprint([WHEELS[m][2] for m in ("tf_efficientnet_lite2", "minilm")], named)
+
+    @cached_property
+    def net(self):
+        import timm
         net = timm.create_model("tf_efficientnet_lite2")
         net.load_state_dict(lite_state("tf_efficientnet_lite2"))
-        self.net = net.as_sequential().eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.embed_text = MiniLM()
-        info = ImageNetInfo()
-        names = [f"a photo of the {info.index_to_description(i)}" for i in range(1000)]
-        self.names = self.embed_text(names).to(self.device)
-        self.fingerprint = fingerprint([WHEELS[m][2] for m in ("tf_efficientnet_lite2", "minilm")] + names)
+        return net.as_sequential().eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+
+    @cached_property
+    def embed_text(self): return MiniLM()
 
 # %% ../nbs/12_offline.ipynb #12a00007
 class OfflineTeacher(_ConSE):

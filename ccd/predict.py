@@ -16,7 +16,6 @@ from .core import CCDError, atomic, check_output, pick_device
 from .data import Photos, faults, list_photos, quarantine
 from .metrics import ap_by_class, macro_f1, mean_ap, micro_f1
 from .models import classify, load
-from .plots import show_images
 from .tables import check_table, write_table
 
 # %% ../nbs/41_predict.ipynb #75c7945a
@@ -57,6 +56,7 @@ def contact_sheet(
     n:int=30          # how many
 ):                    # the figure
     "Photographs from all over the list, with their first five tags and scores."
+    from ccd.plots import show_images
     root = photos.root if isinstance(photos, Photos) else Path(photos)
     chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, n).round().astype(int))]
     images, titles = Photos(root, [r["image"] for r in chosen]), []

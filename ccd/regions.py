@@ -9,6 +9,7 @@ __all__ = ['EVERYDAY', 'competitors', 'Head', 'RegionScorer', 'fit_regions', 'la
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -19,7 +20,7 @@ from .core import CCDError, log, progress
 from .data import Photos, Views, whole
 from .discriminant import Discriminant, Examples, bank_size, region_views
 from .pseudo_labels import tag_thresholds
-from .scorer import Scorer, cached_views, class_probabilities
+from .scorer import Scorer, cached_texts, cached_views, class_probabilities
 from .settings import Settings, ViewSettings
 from .teacher import Teacher, embed_classes
 
@@ -109,7 +110,8 @@ def _others(texts):
     others = texts.s.labels.others
     if others is None: return None
     names = list(EVERYDAY) if others == "everyday" else read_classes(others, "labels.others")
-    return competitors(texts.text, embed_classes(texts.teacher, names, texts.s.teacher.prompt))
+    embed = partial(cached_texts, texts.teacher, texts.cache)
+    return competitors(texts.text, embed_classes(texts.teacher, names, texts.s.teacher.prompt, embed))
 
 @contextmanager
 def _kept(cache):

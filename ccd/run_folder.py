@@ -6,7 +6,6 @@
 __all__ = ['FILES', 'run_plan', 'plan_changes', 'finished', 'open_run', 'write_log']
 
 # %% ../nbs/39_run_folder.ipynb #39a00003
-import hashlib
 import json
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from .benchmarks import Benchmark
 from .cache import content
 from .core import CCDError, InUse, atomic, locked, make_folder, read_json
 from .data import Photos
-from .results import settings_changes, some
+from .results import data_digest, settings_changes, some
 from .settings import Settings
 
 # %% ../nbs/39_run_folder.ipynb #39a00006
@@ -28,19 +27,19 @@ def run_plan(
     struck:list=()                                # regions that are no examples, of `read_struck`
 ) -> dict:                                        # as config.json holds it
     "What a run depends on."
-    seen = hashlib.blake2b(digest_size=16)
-    for p in (photos, evaluation.photos) if evaluation else (photos,):
-        for name, digest in zip(p.names, content(p)): seen.update(f"{name}\n{digest.decode()}\n".encode())
+    named = dict(weights=s.student.weights, others=s.labels.others or "")
+    files = {k: content(Photos(Path(), [name]))[0].decode() for k, name in named.items() if Path(name).is_file()}
     aliases = {c: c.phrases for c in classes if getattr(c, "phrases", (c,)) != (c,)}
-    plan = dict(method=method, struck=struck, content=seen.hexdigest(), classes=classes, aliases=aliases, settings=asdict(s),
-                evaluation=evaluation and f"{evaluation.name} {evaluation.split}")
+    plan = dict(method=method, struck=struck, content=data_digest(photos, *([evaluation] if evaluation else [])), files=files,
+                classes=classes, aliases=aliases, settings=asdict(s), evaluation=evaluation and f"{evaluation.name} {evaluation.split}")
     return json.loads(json.dumps(plan))
 
 def plan_changes(
     was:dict, plan:dict  # what config.json of a run says; of `run_plan`
 ) -> list[str]:          # empty where they are the same run
     "What differs, in a few words each."
-    whole = dict(content="other photographs", classes="other classes", aliases="other aliases", struck="other regions struck out")
+    whole = dict(content="other photographs", files="other contents of a file that the settings name", classes="other classes",
+                 aliases="other aliases", struck="other regions struck out")
     changed = [k for k in plan if k != "settings" and was.get(k) != plan[k]]
     changed = [whole.get(k) or f"{k} {was.get(k)} in place of {plan[k]}" for k in changed]
     return changed + settings_changes(was.get("settings", {}), plan["settings"])

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Annotated, Literal
 
-import timm
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -34,6 +33,7 @@ def make_backbone(
     name:str  # torchvision/NAME or a timm model
 ):            # nn.Sequential of stages, [B, 3, H, W] to [B, Q, h, w]; mean, std
     "An untrained backbone; `CCDError` for an unknown name."
+    import timm
     if name.startswith("torchvision/"):
         from torchvision import models
         known = [m for m in models.list_models() if m.startswith(("resnet", "resnext", "wide_resnet"))]
@@ -83,6 +83,7 @@ def backbone_weights(
         if name.startswith("torchvision/"):
             from torchvision import models
             return models.get_model(name[12:], weights="DEFAULT").state_dict()
+        import timm
         return from_hub(lambda: timm.create_model(name, pretrained=True)).state_dict()
     except Exception as e: raise CCDError(f"the ImageNet weights of {name} could not be fetched ({type(e).__name__}): {mend}") from None
 

@@ -17,7 +17,6 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torchvision.ops import roi_align
 
 from .classes import prompts, templates
 from .core import CCDError
@@ -85,6 +84,7 @@ def region_features(
     size:int                # px side of the crop whose place a region takes: decides its grid
 ) -> torch.Tensor:          # [K, …] what the last stage puts out
     "One pass over each photograph, RoIAlign, the remaining stages on each region."
+    from torchvision.ops import roi_align
     width = x.shape[3]
     for stage in stages[:split]: x = stage(x)
     grid = math.ceil(size/round(width/x.shape[3]))
@@ -102,6 +102,7 @@ def region_means(
     index:torch.Tensor      # [K] map of each
 ) -> torch.Tensor:          # [K, D] float32, where `y` is
     "The mean of a map over each box."
+    from torchvision.ops import roi_align
     return roi_align(y.float(), rois_of(y, boxes, index), 1, aligned=True).flatten(1)
 
 # %% ../nbs/10_teacher.ipynb #d3551172
@@ -231,12 +232,14 @@ def check_apart(
 def embed_classes(
     teacher:Teacher,
     classes:list[str],             # C names, with their aliases
-    prompt:str="a photo of the {}" # as for `templates`
+    prompt:str="a photo of the {}",# as for `templates`
+    embed:Callable|None=None       # prompts to unit vectors; None = `teacher.embed_text`
 ) -> torch.Tensor:                 # [C, D] float32 unit vectors
     "A class is the normalised mean of the unit vectors of its prompts; `CCDError` where the teacher reads two classes as the same."
     several = prompts(classes, prompt)
     sizes, step = [len(p) for p in several], len(templates(prompt))
-    text, owner = teacher.embed_text(list(chain.from_iterable(several))), torch.arange(len(classes)).repeat_interleave(torch.tensor(sizes))
+    text = (embed or teacher.embed_text)(list(chain.from_iterable(several)))
+    owner = torch.arange(len(classes)).repeat_interleave(torch.tensor(sizes))
     check_finite(teacher, text)
     for t in range(step): check_apart(teacher, classes, owner[t::step], text[t::step])  # a phrase has its templates in a row
     return F.normalize(torch.stack([p.mean(0) for p in text.split(sizes)]), dim=-1)

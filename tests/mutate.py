@@ -160,6 +160,7 @@ def tested(file):
     "The modules of ccd that a test file imports, by itself or through a file of cases beside it."
     text = file.read_text(encoding="utf-8")
     found = set(re.findall(r"^\s*from ccd\.(\w+) import", text, re.M))
+    if re.search(r"\bccd\(", text): found |= {"run", "predict"}  # what most commands call
     for name in re.findall(r"^from (\w+) import", text, re.M):
         other = file.with_name(f"{name}.py")
         if name != "conftest" and other.is_file(): found |= tested(other)
@@ -206,7 +207,7 @@ class Copy:
 
     def without(self, command, out):
         "Whether the test that failed passes without the fault: else it noticed nothing."
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", out, re.M)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", out, re.M)
         again = (*command[:3], "-q", "-p", "no:cacheprovider", failed[1]) if failed else tuple(command)
         if again not in self.clean: self.clean[again] = self.run(again)
         if not self.clean[again][0]: raise SystemExit(f"fails without any fault: {again[-1]}\n{self.clean[again][1][-2000:]}")
@@ -235,13 +236,14 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--faults", type=int, default=10, help="how many")
     p.add_argument("--seed", type=int, default=0, help="of the lot")
+    p.add_argument("--skip", type=int, default=0, help="so many of them were tried before")
     p.add_argument("--seconds", type=float, default=600, help="the longest that a test may take")
     p.add_argument("--module", action="append", help="draw only from this one; may be given more than once")
     p.add_argument("--list", action="store_true", help="only show what would be tried")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         copy, counts, start = Copy(Path(folder).resolve(), a.seconds), {}, time.monotonic()
-        for path, k, source, what in drawn(copy.folder, a.faults, a.seed, a.module):
+        for path, k, source, what in drawn(copy.folder, a.faults, a.seed, a.module)[a.skip:]:
             verdict, by = ("drawn", "") if a.list else copy.verdict(path, k, source)
             counts[verdict] = counts.get(verdict, 0) + 1
             print(f"{verdict:9} {what}" + (f"\n          {by}" if by else ""), flush=True)

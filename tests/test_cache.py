@@ -280,7 +280,7 @@ def test_another_class_list_costs_no_look_at_the_photographs(ccd, photos, tmp_pa
     assert run("star, heart", "a.parquet")[0] == 2
 
     code, out, _ = ccd("cache", "--cache", tmp_path/"cache")
-    assert code == 0 and "offline" in out and "60 views" in out
+    assert code == 0 and "offline" in out and "65 views and prompts" in out
     code, _, err = ccd("cache", "--cache", tmp_path/"cache", "--older-than", 0)
     assert code == 2 and len(err) == 1 and "--older-than deletes nothing by itself" in err[0] and open_cache(tmp_path/"cache").shards()
     code, _, err = ccd("cache", "--cache", tmp_path/"cache", "--prune", "RN50")

@@ -2,8 +2,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -157,8 +155,3 @@ def test_a_mistake_is_one_clear_line(ccd, photos, toy_root, tmp_path, case):
     assert len(err) == 1 and err[0].startswith("ccd: ") and words in err[0], err
     run = tmp_path/"run"
     assert not (tmp_path/"run.json").exists() and not (run.exists() and any(run.iterdir())), "the mended command must find its --out free"
-
-
-def test_help_does_not_wait_for_torch():
-    got = subprocess.run([sys.executable, "-X", "importtime", "-m", "ccd.cli"], capture_output=True, text=True)
-    assert " torch" not in got.stderr and " open_clip" not in got.stderr

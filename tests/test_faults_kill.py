@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from errno import ENOSPC
+from pathlib import Path
 
 import pytest
 
 from ccd import run as run_module
 from ccd.benchmarks import Benchmark
 from ccd.core import read_json, write_json
+from ccd.data import Photos
 from ccd.results import Rows
 from ccd.settings import settings
 from conftest import ROOT
@@ -95,7 +97,7 @@ def test_output_that_cannot_be_printed_is_one_line():
 # --- results
 
 def test_two_processes_on_one_results_file_lose_no_row(tmp_path):
-    one, pids = Benchmark("toy", "train", [0], [], [], []), []
+    one, pids = Benchmark("toy", "train", Photos(Path("nowhere"), ["0.jpg"]), [], [], []), []
     both = [Rows(tmp_path/"rows.json", settings(), one, one, ["a", "b"]) for _ in range(2)]
     for who, rows in enumerate(both):
         pids.append(os.fork())
@@ -110,7 +112,7 @@ def test_two_processes_on_one_results_file_lose_no_row(tmp_path):
 
 
 def test_a_file_of_rows_says_what_it_was_made_with(tmp_path):
-    one = Benchmark("toy", "train", [0], [], [], [])
+    one = Benchmark("toy", "train", Photos(Path("nowhere"), ["0.jpg"]), [], [], [])
     Rows(tmp_path/"rows.json", settings(), one, one, ["a"]).add(
         dict(method="a", seed=0, labels_train_mean_ap=1., eval_mean_ap=2., seconds=3.))
     held = read_json(tmp_path/"rows.json")

@@ -4,6 +4,7 @@ import configparser
 import copy
 import importlib
 import inspect
+import json
 from collections import ChainMap
 
 import nbformat
@@ -130,6 +131,12 @@ def faults(name, nb):
 def test_skipped_cells_still_fit_the_library(path):
     found = faults(path.relative_to(ROOT), nbformat.read(path, as_version=4))
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_cell_has_a_name_of_its_own(path):
+    ids = [cell["id"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    assert sorted(set(ids)) == sorted(ids)
 
 
 START = """from ccd.benchmarks import read_benchmark as read

@@ -19,9 +19,10 @@ from ccd.cache import Cache, cache_contents, content, open_cache, prune_cache, v
 from ccd.classes import parse_class, prompts, read_classes
 from ccd.core import CCDError, Clock, atomic, read_json, write_json
 from ccd.data import Photos, Views, list_photos
-from ccd.discriminant import Gaussians, bank, bank_size, fit_discriminant
+from ccd.discriminant import SHRINKAGE, Gaussians, bank, bank_size, fit_discriminant
 from ccd.distill import DistillResult
 from ccd.metrics import ap_by_class, average_precision, mean_ap, micro_f1
+from ccd.options import show_run
 from ccd.pseudo_labels import LabelRule, confidence, max_over_views, smooth, update
 from ccd.results import Rows, differences, mean_sd, settings_changes, spread, summary, tidy_columns
 from ccd.scorer import Scorer, cached_views, class_probabilities
@@ -175,7 +176,8 @@ def test_a_cache_tells_views_and_ways_apart(coloured, tmp_path):
     assert Scorer(t, ["cat", "owl"], settings("toy"), cache.folder).seen(coloured).tolist() == [True, False, True, False]
     old = sorted(cache.shards())[1]
     os.utime(old, (0, old.stat().st_mtime - 10*86400))
-    assert prune_cache(cache, days=11) == 0 and prune_cache(cache, days=9) == 1 and not old.exists() and prune_cache(cache) == 2
+    assert prune_cache(cache, days=11) == 0 and prune_cache(cache, days=9) == 1 and not old.exists()
+    assert prune_cache(cache) == 3  # and the prompts
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
@@ -313,7 +315,7 @@ def test_summaries_and_differences_by_hand():
 
 class Split(list):
     "As many photographs as it is long."
-    name, split = "toy", "train"
+    name, split, photos, truth = "toy", "train", Photos(Path("nowhere"), []), []
 
 
 def test_rows_are_kept_in_order_and_taken_up_again(tmp_path):
@@ -431,3 +433,32 @@ def test_a_clock_adds_up(monkeypatch):
     for _ in range(2):
         with clock("a"): pass
     assert clock == dict(a=3.75, b=2)
+
+
+def test_a_run_without_losses_speaks_of_none(capsys):
+    figures = dict(photos=12, views_per_image=6., quarantined=0, passed={}, seconds=dict(teacher=4.), device="cpu", student={})
+    show_run(Path("run"), figures, False)
+    assert "left out" not in capsys.readouterr().out
+    show_run(Path("run"), figures | dict(passed={".txt": 2}), False)
+    assert "left out 0, of other kinds 2 (reasons: run/quarantine.csv)" in capsys.readouterr().out
+
+
+def test_views_are_looked_at_as_the_settings_say(coloured):
+    "A view keeps its aspect where it is cropped; a whole photograph is squashed whatever views are."
+    shapes = []
+    class Seeing(Words):
+        def embed_pixels(self, x):
+            shapes.append(tuple(x.shape[2:]))
+            return super().embed_pixels(x)
+    views = Views(torch.tensor([0]), torch.tensor([[0, 0, .25, 1.]]))
+    for mode in ("squash", "crop"):
+        scorer = Scorer(Seeing(), ["cat", "owl"], settings("toy", views__mode=mode), "none")
+        scorer.embed(coloured.take([0]), views)
+        scorer.embed(coloured.take([0]))
+    square = (Words.size, Words.size)
+    assert shapes[0] == shapes[1] == shapes[3] == square and shapes[2] != square
+
+
+def test_shrinkages_that_are_tried():
+    "From nearly none to nearly all, evenly."
+    assert np.allclose(np.diff(SHRINKAGE), .2) and np.isclose(np.mean(SHRINKAGE), .5)

@@ -186,7 +186,7 @@ def test_box_study_trains_on_each_kind_of_labels(monkeypatch, tmp_path):
         name, split, photos, classes, objects, truth = "two", "train", "photos", ["a", "b"], [[(0, .1, .2, .3, .4, False)], []], None
     train, test = Both([1, 1]), Both([1, 1])
     train.truth = test.truth = truth
-    train.photos = Photos(Path("."), ["a", "b"])
+    train.photos = test.photos = Photos(Path("."), ["a", "b"])
     monkeypatch.setattr(diagnostics, "load_teacher", lambda *a: "teacher")
     monkeypatch.setattr(diagnostics, "shared_features", lambda *a: ("train's", "test's"))
     def probabilities(photos, views=None, desc=""):
