@@ -8,6 +8,7 @@ __all__ = ['app', 'Model', 'fit', 'label', 'cache', 'bench', 'predict', 'evaluat
 
 # %% ../nbs/49_cli.ipynb #22101090
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -259,6 +260,7 @@ def data(
 # %% ../nbs/49_cli.ipynb #54060038
 def main():
     "Entry point of the `ccd` command."
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait give way to other processes soon; read when torch is loaded
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
     log = logging.getLogger("ccd")

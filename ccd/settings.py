@@ -28,7 +28,7 @@ class TeacherSettings:
     name: str = _paper("RN50x64/openai", "§4.1")  # of `TEACHERS`, or MODEL/TAG, MODEL:checkpoint, hf-hub:org/name, local-dir:PATH
     prompt: str = _paper("a photo of the {}", "§4.1")  # templates, | between several; or a name of `PROMPTS`
     score: Literal["softmax", "sigmoid"] = _paper("softmax", "Eq. 2")  # across classes; SigLIP's own, each class for itself
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _paper("auto", "not said")  # auto: the fastest the device multiplies
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _paper("auto", "not said")  # auto: fp16 on a GPU, else fp32
     size: int|None = _paper(640, "§4.1", **_input)  # input side, px; None = the size the teacher was trained at
     norm: Literal["own", "imagenet"] = _paper("own", "CLIP's")  # mean and std of its input: those of its training, or ImageNet's
     positions: Literal["bicubic", "bilinear"] = _paper("bicubic", "open_clip's")  # its positional embeddings at another size
