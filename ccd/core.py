@@ -61,8 +61,7 @@ def seed_everything(
 def pick_device(
     name:str="auto"  # auto, cpu, cuda, cuda:1, mps …; auto takes CUDA, then Apple's MPS, then the CPU
 ):                   # a `torch.device`
-    """The device called `name`; `CCDError` where it is not available. For the CPU's sake, numbers too small to be normal become 0, and
-    up to 1 GiB of memory that is freed is kept for the next batch: without it a forward pass takes up to twice as long."""
+    "The device called `name`; `CCDError` where it is not available. On CPUs tiny numbers become 0 and freed memory is kept; both cost time."
     import torch
     torch.set_flush_denormal(True)
     with suppress(AttributeError, OSError, TypeError): [ctypes.CDLL(None).mallopt(k, 1 << 30) for k in (-1, -3)]  # trim, mmap threshold
