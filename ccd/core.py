@@ -61,7 +61,7 @@ def seed_everything(
 def pick_device(
     name:str="auto"  # auto, cpu, cuda, cuda:1, mps …; auto takes CUDA, then Apple's MPS, then the CPU
 ):                   # a `torch.device`
-    "The device called `name`; `CCDError` where it is not available. On CPUs tiny numbers become 0 and freed memory is kept; both cost time."
+    "The device called `name`; `CCDError` where it is not available. On CPUs tiny numbers are 0 and freed memory is kept; both cost time."
     import torch
     torch.set_flush_denormal(True)
     with suppress(AttributeError, OSError, TypeError): [ctypes.CDLL(None).mallopt(k, 1 << 30) for k in (-1, -3)]  # trim, mmap threshold

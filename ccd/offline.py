@@ -62,6 +62,12 @@ class _ConSE(Teacher):
         return net.as_sequential().eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
 
     @cached_property
+    def last(self):
+        "Weight and bias of the classifier, all that regions in the cache still need."
+        weights = torch.load(wheel_file("tf_efficientnet_lite2"), weights_only=True)
+        return [w.to(self.device) for w in list(weights.values())[-2:]]
+
+    @cached_property
     def embed_text(self): return MiniLM()
 
 # %% ../nbs/12_offline.ipynb #12a00007
@@ -92,4 +98,4 @@ class OfflineTeacher(_ConSE):
         return region_means(y, boxes, index).cpu()
 
     @torch.inference_mode()
-    def read_regions(self, f): return torch.cat([self._embed(self.net[-1](part.to(self.device).float())) for part in f.split(8192)])
+    def read_regions(self, f): return torch.cat([self._embed(F.linear(part.to(self.device).float(), *self.last)) for part in f.split(8192)])

@@ -139,6 +139,7 @@ _official = {  # setting: value, source
 _best = {  # setting: value, source
     # below 0.5 nats the first class is near one by construction, and little of the bias is left to see
     "labels.max_entropy": (2., "row 4; studies/51"),
+    "labels.source": ("both", "studies/56"),
     # these three by the teacher's mean top-1 probability on the views
     "views.cam_threshold": (.8, "studies/50"),
     "views.relative": (True, "studies/50"),
@@ -157,6 +158,7 @@ _cpu = {  # setting: value, source
     "teacher.batch": (8, "time: larger ones leave the processor's cache"),
     # ConSE's scores are soft, and few images fall below 0.5 nats
     "labels.max_entropy": (2., "row 4"),
+    "labels.source": ("both", "studies/56"),
     "views.mode": ("squash", "studies/52"),
     "views.size": (320, "time"),
     "views.per_image": (6., "time"),

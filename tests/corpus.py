@@ -246,7 +246,7 @@ def narrow_alone(m):
     narrower = Numbers()
     narrower.embed_pixels = lambda x: Numbers().embed_pixels(x)[:, :8]
     cached_views(narrower, photos, cache=cache)
-    return Scorer(Numbers(), ["a", "b"], settings(), m.tmp/"cache").probabilities(photos)
+    return Scorer(Numbers(), ["a", "b"], settings("toy"), m.tmp/"cache").probabilities(photos)
 
 
 AGAIN = Used((True, 5))
@@ -513,7 +513,7 @@ SETTING = {
     "no batch": (setting(train__batch=0), "above 0"), "a list": (setting(seed=[1]), "setting seed"),
     "nothing": (setting(seed=None), "setting seed"),
     "a prompt without a place": (lambda m: embed_classes(Numbers(), ["a", "b"], "a photo"), "has no {}"),
-    "a sigmoid of a softmax": (lambda m: Scorer(Numbers(), ["a", "b"], settings(teacher__score="sigmoid")), "has no bias"),
+    "a sigmoid of a softmax": (lambda m: Scorer(Numbers(), ["a", "b"], settings("toy", teacher__score="sigmoid")), "has no bias"),
     "regions of none": (lambda m: Scorer(Numbers(), ["a", "b"], settings(labels__source="regions")), "has no feature map"),
     "another norm": (lambda m: load_teacher(TeacherSettings("offline", norm="imagenet")), "knows only its own"),
 }

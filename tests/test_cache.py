@@ -266,7 +266,8 @@ def test_another_class_list_costs_no_look_at_the_photographs(ccd, photos, tmp_pa
         return embed(self, x)
 
     def run(classes, name, *more):
-        return ccd("label", folder, "--classes", classes, "--out", tmp_path/name, "--cache", tmp_path/"cache", "--grid", *more)
+        return ccd("label", folder, "--classes", classes, "--out", tmp_path/name, "--cache", tmp_path/"cache", "--grid",
+                   "--set", "labels.source=text", *more)
 
     monkeypatch.setattr(OfflineTeacher, "embed_pixels", counted)
     code, out, err = run("star, heart", "a.parquet")
@@ -288,3 +289,11 @@ def test_another_class_list_costs_no_look_at_the_photographs(ccd, photos, tmp_pa
     code, out, _ = ccd("cache", "--cache", tmp_path/"cache", "--prune", "offline")
     assert code == 0 and ": 0 views" in out
     assert ccd("cache", "--cache", "none")[0] == 2
+
+
+def test_a_shard_that_cannot_be_read_is_named(tmp_path):
+    cache = Cache(tmp_path)
+    shard = tmp_path/("a"*64)/("b"*32 + ".parquet")
+    shard.mkdir(parents=True)
+    with pytest.raises(CCDError, match=f"{shard} in the cache cannot be read or removed .Is a directory.: give another --cache"):
+        cache_contents(cache)

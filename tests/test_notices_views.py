@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from ccd import data, views
 from ccd.benchmarks import Benchmark
@@ -132,7 +133,7 @@ def test_augmentation_turns_what_it_is_told_to(monkeypatch):
     turned = sum(int(not torch.equal(weak(x[:1]), x[:1])) for _ in range(200))
     assert 70 < turned < 130
     asked = []
-    monkeypatch.setattr(data.v2, "ColorJitter", lambda *a: asked.append(a) or (lambda i: i + 1))
+    monkeypatch.setattr(v2, "ColorJitter", lambda *a: asked.append(a) or (lambda i: i + 1))
     assert torch.equal(strong(x, .3), x + 1) and asked == [(.5, .5, .5, .3)]
 
 

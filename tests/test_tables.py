@@ -51,7 +51,8 @@ def test_a_row_in_each_table_is_all_it_takes(ccd, toy_root, tmp_path):
                          "--table", tmp_path/"table.json")
     assert code == 0 and "halves" in out, err
     assert json.loads((tmp_path/"table.json").read_text())["method"] == ["zero_shot", "constant"]
-    code, _, err = ccd("label", photos, "--classes", "red, green", "--teacher", "dummy", "--out", tmp_path/"labels.json")
+    code, _, err = ccd("label", photos, "--classes", "red, green", "--teacher", "dummy", "--set", "labels.source=text",
+                       "--out", tmp_path/"labels.json")
     assert code == 0 and list(json.loads((tmp_path/"labels.json").read_text()))[:4] == ["image", "split", "views", "initial.red"], err
     assert ccd("predict", tmp_path/"run", photos, "--out", tmp_path/"tags.json")[0] == 0
 
