@@ -109,15 +109,20 @@ def cache(
 
 @app.command()
 @grouped
-def bench(source: Source, choices: Choices, split: str = "train"):
-    "Time labelling against the bare forward pass (500 photographs, or --limit).  Example: ccd bench --benchmark voc07 --root data"
+def bench(
+    source: Source, choices: Choices, split: str = "train",
+    out: Annotated[Optional[Path], typer.Option(help="A .json file to write, with where the figures come from.")] = None,
+):
+    "Time every stage against its bare tensor work (100 photographs, or --limit).  Example: ccd bench photos/ --out bench.json"
     from ccd.bench import bench
+    from ccd.core import check_output, write_json
     from ccd.data import first, list_photos
+    if out: check_output(out, ".json", new=True)
     found = source.read(split)
     photos = found.photos if source.benchmark else list_photos(found)
-    b = bench(first(photos, source.limit or 500), choices.settings())
-    typer.echo(f"{b['photos']} photographs: forward pass {b['forward']:.2f} s, labelling {b['label']:.2f} s = {b['overhead']:.2f} ×, "
-               f"another class list {b['relabel']:.2f} s = {b['speedup']:.0f} × faster")
+    b = bench(first(photos, source.limit or 100), choices.settings())
+    show_columns(b["provenance"]["data"], {k: [r[k] for r in b["rows"]] for k in ("name", "ratio", "seconds", "beside")})
+    if out: write_json(out, b)
 
 # %% ../nbs/49_cli.ipynb #44d9eb02
 Model = Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")]

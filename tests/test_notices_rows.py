@@ -14,10 +14,11 @@ from ccd import ablations, bench, cli, demo, diagnostics, methods, options, resu
 from ccd.ablations import ABLATIONS, ablation_columns, check_grid, override
 from ccd.cdul import CDULSettings
 from ccd.core import CCDError, autocast, check_output, pick_device, progress, read_json, seed_everything, write_json
-from ccd.data import Photos, Views
+from ccd.data import Photos, Views, list_photos
 from ccd.load_teacher import load_teacher
 from ccd.results import provenance
 from ccd.settings import PRESETS, SOURCES, settings
+from ccd.student import create_student
 from ccd.toy_clip import NOTHING, caption, frame, phrase
 from ccd.weights import IMAGENET_MEAN, IMAGENET_STD, LITE_MEAN, LITE_STD
 
@@ -225,16 +226,26 @@ def test_prompts_side_by_side():
     assert [v[0] for v in t.values()] == ["aorb", "2", 50., "-1.3", "x", "y"]
 
 
-def test_a_benchmark_of_time(monkeypatch):
-    now, said = iter([1., 3, 9, 10]), []
+def test_a_benchmark_of_labelling(monkeypatch):
+    now, said = iter([1., 3, 10, 16, 20, 21]), []
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(now))
-    monkeypatch.setattr(bench, "quarantine", lambda p: (p, {}))
     monkeypatch.setattr(bench, "view_batches", lambda *a: [(None, "x"), (None, "y")])
-    monkeypatch.setattr(bench, "label", lambda photos, classes, *a, **kw: said.append(classes))
+    monkeypatch.setattr(bench, "label", lambda photos, classes, out, s, teacher, cache: said.append((classes, s.labels.source)))
     teacher = SimpleNamespace(size=8, embed_pixels=said.append)
-    b = bench.bench(["a", "b", "c"], settings("toy"), teacher)
-    assert b == dict(photos=3, forward=2, label=6, relabel=1, overhead=3, speedup=6)
-    assert said[:3] == ["x", "x", "y"] and len(said[3]) == len(said[4]) == 10 and not set(said[3]) & set(said[4])
+    label, again = bench.label_rows(["a", "b", "c"], settings("toy", labels__source="both"), teacher)
+    assert label == dict(name="label_vs_pure", ratio=3, seconds=6, beside=2) and again == dict(
+        name="relabel_vs_label", ratio=1/6, seconds=1, beside=6)
+    (one, source), (two, _) = said[3:]
+    assert said[:3] == ["x", "x", "y"] and len(one) == len(two) == 10 and not set(one) & set(two) and source == "text"
+
+
+def test_the_plain_update_looks_as_often_as_ours(photos, small):
+    "As many crops, each alone, each of the long side that the teacher takes."
+    s, shapes = small(views__per_image=3), []
+    teacher = SimpleNamespace(size=64, stride=16, embed_pixels=lambda x: shapes.append(tuple(x.shape)))
+    student = create_student(s.student, ["a", "b", "c", "d"])
+    assert bench.plain_update(student, list_photos(photos).take(range(2)), s, teacher) == 6 == len(shapes)
+    assert all(n == 1 and max(h, w) == 64 for n, _, h, w in shapes)
 
 
 def test_results_of_older_versions_read_as_new_ones(tmp_path):
