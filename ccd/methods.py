@@ -21,7 +21,7 @@ from .core import CCDError, pick_device, stoppable
 from .data import quarantine
 from .distill import distill
 from .load_teacher import load_teacher
-from .metrics import macro_f1, mean_ap
+from .metrics import ap_by_class, macro_f1, mean_ap
 from .pseudo_labels import label_rule, tag_thresholds, update
 from .regions import label_source
 from .results import Rows, summary
@@ -212,8 +212,8 @@ def compare(
     cache=None,                       # where embeddings are kept, as for `open_cache`
     on_row:Callable|None=None         # called with each new row and its `Outcome`
 ) -> list[dict]:
-    """Make the rows that `out` does not hold yet and keep them there: method, supervision, seed, labels_train_mean_ap, eval_mean_ap
-    and eval_f1_macro in percent, teacher_passes (views scored), seconds. `CCDError` where it holds rows of other settings or data."""
+    """Make the rows that `out` does not hold yet and keep them there: method, supervision, seed, labels_train_mean_ap, eval_mean_ap,
+    eval_f1_macro and ap (by class) in percent, teacher_passes (views scored), seconds. `CCDError` where it holds rows of others."""
     check_methods(methods)
     rows = Rows(out, s, train, test, METHODS)
     jobs = rows.missing(seeds, methods)
@@ -232,7 +232,7 @@ def _figures(c, o):
     "What is measured of an outcome, in percent."
     tags = o.prediction >= tag_thresholds(o.labels if o.train is None else o.train)
     return dict(labels_train_mean_ap=mean_ap(c.train.truth, o.labels), eval_mean_ap=mean_ap(c.test.truth, o.prediction),
-                eval_f1_macro=macro_f1(c.test.truth, tags))
+                eval_f1_macro=macro_f1(c.test.truth, tags), ap=ap_by_class(c.test.truth, o.prediction, c.test.classes))
 
 # %% ../nbs/34_methods.ipynb #bcaae850
 def method_columns(
