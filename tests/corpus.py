@@ -130,6 +130,7 @@ def put(state, **kw): state.update(kw)
 
 CODE, WHOLE_ONE, NO_JSON = "code of its own, which is never run", "give a whole one, as open_clip saves it", "is not valid JSON"
 TEACHER = {
+    "a folder without a description": (of_folder(lambda m, folder: (folder/"open_clip_config.json").unlink()), "no open_clip_config.json"),
     "a model that brings code": (bringing_code(hf_model_name=..., hf_tokenizer_name=...), CODE),
     "a tokenizer that brings code": (bringing_code(hf_tokenizer_name=...), CODE),
     "a tokenizer that says it is trusted": (bringing_code(hf_tokenizer_name=..., tokenizer_kwargs=dict(trust_remote_code=True)), CODE),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from ccd import benchmarks
 from ccd.benchmarks import BENCHMARKS, CCDError, fetch_benchmark, read_benchmark
 from ccd.classes import COCO80, NUS81, VOC20
 from conftest import ROOT
@@ -273,3 +274,12 @@ def test_published_nuswide(tmp_path):
     assert b.photos.names[0] == "restaurant/0346_1766455331.jpg" and np.array_equal(b.truth, matrix(listed, NUS81))
     assert {NUS81[c] for c in b.truth.sum(0).argsort()[-3:]} == {"sky", "clouds", "person"}, "the order of columns that makes sense"
     assert .2 < (~b.truth.any(1)).mean() < .25, "photographs without a label stay in"
+
+
+def test_a_benchmark_that_is_not_whole_is_not_what_was_published(monkeypatch, ccd, toy_root):
+    monkeypatch.setattr(benchmarks, "fetch_benchmark", lambda name, root, mirror: None)
+    for n, code in ((20, 0), (21, 2)):
+        monkeypatch.setitem(benchmarks.BENCHMARKS, "drawn", benchmarks.BenchmarkSource(
+            lambda root, split, difficult: read_benchmark("toy", root, split), published=dict(train=n)))
+        got = ccd("data", "drawn", "--root", toy_root)
+        assert got[0] == code and ("drawn train: 20 photographs" in got[1] or "has 20 photographs where 21 are published" in got[2][0])

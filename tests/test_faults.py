@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ccd.cache import Cache, cache_contents
-from ccd.core import CCDError
+from ccd.core import CCDError, InUse, locked
 from ccd.data import list_photos
 from ccd.scorer import cached_views
 from ccd.settings import StudentSettings, TrainSettings, settings
@@ -74,3 +74,10 @@ def test_weights_that_explode_in_the_last_step_are_not_kept(few, monkeypatch):
 @pytest.mark.parametrize("value", ["inf", "nan", math.inf])
 def test_settings_are_finite(name, value):
     with pytest.raises(CCDError, match=f"setting {name.replace('__', '.')} = .*finite"): settings(**{name: value})
+
+
+def test_a_path_has_one_writer(tmp_path):
+    with locked(tmp_path/"rows.json"):
+        with pytest.raises(InUse, match="rows.json is being written by another process: wait for it, or give another --out"):
+            with locked(tmp_path/"rows.json"): pass
+    with locked(tmp_path/"rows.json"): pass

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ccd import clip
 from ccd.classes import read_classes
 from ccd.clip import OpenClipTeacher, resize_positions, resize_tower
 from ccd.core import CCDError
@@ -316,3 +317,12 @@ def test_a_hub_that_is_silent_is_said_soon(monkeypatch, name, network):
     start = time.monotonic()
     with pytest.raises(CCDError, match="is not on this machine, and the hub does not give it"): OpenClipTeacher(name)
     assert time.monotonic() - start < 5
+
+
+def test_a_size_that_a_tower_cannot_take_is_said(monkeypatch, clip_folder):
+    "Whatever the reason: no text of a library, but the size and what to set."
+    teacher = OpenClipTeacher(f"local-dir:{clip_folder}")
+    def cannot(*a): raise RuntimeError("weight of size [64, 64]")
+    monkeypatch.setattr(clip, "resize_tower", cannot)
+    with pytest.raises(CCDError, match="cannot take 96×64 px .RuntimeError.: try views.mode squash, or another teacher.size"):
+        teacher.embed_pixels(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
