@@ -52,6 +52,14 @@ def test_an_interrupted_fit_says_where_it_stands_and_what_to_type(fit, ccd, phot
     assert err[-1].startswith(f"ccd: {tmp_path/'run'}: stopped after epoch 1 of 2; to go on: {command}")
     code, _, err = ccd("predict", tmp_path/"run", photos, "--out", tmp_path/"tags.csv")
     assert code == 2 and len(err) == 1 and "is a run that is not finished: the same command goes on: " in err[0]
+    with monkeypatch.context() as m:
+        def retrained(*a, load=run_module.load_teacher):
+            teacher = load(*a)
+            teacher.fingerprint = "f"*64
+            return teacher
+        m.setattr(run_module, "load_teacher", retrained)
+        code, _, err = fit()
+        assert code == 2 and "checkpoint.pt belongs to other settings or labels" in err[-1]
     code, out, err = fit()
     assert code == 0 and any("goes on after epoch 1 of 2" in line for line in err) and "run folder: " in out
     assert len((tmp_path/"run"/"log.jsonl").read_text().splitlines()) == 2

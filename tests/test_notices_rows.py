@@ -199,7 +199,13 @@ def test_box_study_trains_on_each_kind_of_labels(monkeypatch, tmp_path):
         return "student"
     monkeypatch.setattr(diagnostics, "train_baseline", train_baseline)
     monkeypatch.setattr(diagnostics, "predict", lambda student, photos, features: torch.tensor([[.1, .9], [.3, .2]]))
+    drawn = []
+    def object_views(boxes, per_image, around=0., seed=0, draw=diagnostics.object_views):
+        drawn.append((around, seed))
+        return draw(boxes, per_image, around, seed)
+    monkeypatch.setattr(diagnostics, "object_views", object_views)
     rows = diagnostics.box_study(train, test, settings("toy"), [3, 5], tmp_path/"rows.json")
+    assert drawn == [(.5, 0), (0, 0)]
     assert [(r["seed"], r["method"]) for r in rows] == [(k, m) for k in (3, 5) for m in ("whole", "grid", "random", "boxes", "around")]
     assert [k for k, _ in given] == [3]*5 + [5]*5 and all(r["eval_mean_ap"] == 50 for r in rows) and rows[0]["labels_train_mean_ap"] == 100
     whole, grid, _, boxes, around = [y for _, y in given[:5]]

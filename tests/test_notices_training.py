@@ -14,6 +14,7 @@ from ccd import student as student_module
 from ccd.benchmarks import Benchmark
 from ccd.cdul import CDULSettings
 from ccd.classes import TOY14
+from ccd.core import CCDError
 from ccd.data import WHOLE, list_photos, read_views
 from ccd.losses import LargeLoss
 from ccd.settings import StudentSettings, TrainSettings, settings
@@ -353,6 +354,10 @@ def test_evaluation_by_hand(few, tagged, tmp_path):
     ap = [100*(1 + 2/2 + 3/5)/3, 100, 100*(1/4 + 2/5)/2]  # dog: 0, 3, 2, 4, 1; owl: 1, 0, 4, 3, 2
     assert [e["ap"][c] for c in CLASSES] == pytest.approx(ap) and e["mean_ap"] == pytest.approx(sum(ap)/3)
     assert e["f1"] == pytest.approx(200*3/(6 + 6)) and e["photos"] == 5  # of six tags, three are right
+    with pytest.raises(CCDError, match="not those of five in the same order: evaluate it on the benchmark"):
+        predict.evaluate(tagged, Benchmark("five", "test", few, CLASSES[::-1], truth, [[]]*5))
+    with pytest.raises(CCDError, match="not those of five .'owl' is in one only.: evaluate it on the benchmark"):
+        predict.evaluate(tagged, Benchmark("five", "test", few, [*CLASSES[:2], "cow"], truth, [[]]*5))
     save_model(tagged, tmp_path)
     assert predict.evaluate(tmp_path, Benchmark("five", "test", few, CLASSES, truth, [[]]*5)) == e
     assert predict.tag(tmp_path, few) == predict.tag(tagged, few)

@@ -69,3 +69,9 @@ def test_every_promise_names_a_test_or_command_that_is_there():
         for file, test in held:
             text = (ROOT/"tests"/f"{file}.py").read_text(encoding="utf-8")
             assert not test or f"def {test}(" in text, line
+
+
+def test_torch_reads_weights_and_nothing_else():
+    "No call of `torch.load` in the library that could run what a pickle says."
+    calls = [line for file in (ROOT/"ccd").glob("*.py") for line in file.read_text(encoding="utf-8").splitlines() if "torch.load(" in line]
+    assert calls and all("weights_only=True" in line for line in calls)
