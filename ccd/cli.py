@@ -23,11 +23,16 @@ from ccd.options import (
     Group,
     Limit,
     Measurement,
+    Overwrite,
+    Paths,
     Root,
     Source,
+    Threshold,
     grouped,
+    read_paths,
     read_split,
     said,
+    say_left_out,
     setting_values,
     show_columns,
     show_presets,
@@ -67,22 +72,22 @@ def fit(
     show_run(run, read_json(run/"metrics.json"), per_class)
 
 # %% ../nbs/49_cli.ipynb #1abe1001
-def _left_out(broken):
-    from ccd.core import visible
-    for name, reason in broken.items(): typer.echo(visible(f"left out {name}: {reason}"), err=True)
-
 @app.command()
 @grouped
 def label(
-    photos: Annotated[Path, typer.Argument(help="Any folder tree of images.")], choices: Choices, classes: Classes = None,
-    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .md.")] = Path("labels.parquet"),
+    photos: Paths, choices: Choices, classes: Classes = None,
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv, .jsonl or .md.")] = Path("labels.parquet"),
+    overwrite: Overwrite = False,
     grid: Annotated[bool, typer.Option("--grid", help="Look again at the 3×3 parts of each photograph, and update.")] = False,
     limit: Limit = None, cache: CacheDir = None,
 ):
     "Label PHOTOS by the teacher alone; another class list costs no second look.  Example: ccd label photos/ --classes \"dog, cat\""
+    from ccd.predict import gather
     from ccd.run import label
-    n, broken = label(photos, classes, out, choices.settings(), grid, limit, cache=cache)
-    _left_out(broken)
+    from ccd.tables import check_table
+    check_table(out, new=not overwrite)
+    n, broken = label(gather(read_paths(photos)), classes, out, choices.settings(), grid, limit, cache=cache, overwrite=overwrite)
+    say_left_out(broken)
     typer.echo(f"{n} photographs: {out}")
 
 # %% ../nbs/49_cli.ipynb #1abe1002
@@ -124,23 +129,22 @@ Model = Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")
 
 @app.command()
 def predict(
-    model: Model, photos: Annotated[Path, typer.Argument(help="Any folder tree of images.")],
-    out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .md.")] = Path("tags.csv"),
-    threshold: Annotated[Optional[float], typer.Option(
-        min=0, max=1, help="One threshold for all classes; the model's own if left out.")] = None,
+    model: Model, photos: Paths,
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .jsonl, .parquet or .md.")] = Path("tags.csv"),
+    threshold: Threshold = None, overwrite: Overwrite = False,
     sheet: Annotated[Optional[Path], typer.Option(help="A .jpg or .png for a picture of 30 of them with their tags.")] = None,
     device: Device = "auto",
 ):
     "Write the tags of PHOTOS to a file.  Example: ccd predict runs/photos-1 more_photos/ --out tags.csv"
-    from ccd.core import check_output
-    from ccd.predict import tag, write_sheet, write_tags
+    from ccd.predict import check_sheet, gather, tag, write_sheet, write_tags
     from ccd.tables import check_table
-    check_table(out, new=True)
-    if sheet: check_output(sheet, ".jpg", ".png", option="--sheet", new=True)
-    rows, broken = tag(model, photos, threshold, device)
-    write_tags(rows, out)
-    if sheet: write_sheet(sheet, photos, rows)
-    _left_out(broken)
+    check_table(out, new=not overwrite)
+    found = gather(read_paths(photos))
+    if sheet: check_sheet(sheet, found, overwrite)
+    rows, broken = tag(model, found, threshold, device)
+    write_tags(rows, out, overwrite)
+    if sheet: write_sheet(sheet, found, rows, overwrite)
+    say_left_out(broken)
     typer.echo(f"{len(rows)} photographs, {sum(len(r['tags']) for r in rows)/len(rows):.1f} tags each: {out}")
 
 # %% ../nbs/49_cli.ipynb #44d9eb03

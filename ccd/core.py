@@ -279,6 +279,6 @@ def check_output(
     "`path`; `CCDError` where it cannot be written."
     path = Path(path)
     if path.suffix not in suffixes: raise CCDError(f"{option} {path}: end it in {' or '.join(suffixes)}")
-    if new and path.exists(): raise CCDError(f"{path} exists already: give another {option}, or remove it")
+    if new and path.exists(): raise CCDError(f"{path} exists already: give another {option}, or --overwrite")
     if not path.parent.is_dir(): raise CCDError(f"{path.parent} is not a folder: make it, or give another {option}")
     return path

@@ -1,0 +1,109 @@
+"In users' hands: photographs from several places, tags in their format, nothing written over unasked."
+import io
+import json
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+
+from ccd.classes import TOY14
+from ccd.settings import settings
+from ccd.student import create_student, save_model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A model folder."
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")/"model"
+    save_model(create_student(settings("toy", student__size=64).student, TOY14), folder)
+    return folder
+
+
+@pytest.fixture
+def two(photos, tmp_path, monkeypatch):
+    "The working folder: a/ and b/ with one photograph of the same name, and b/ with another."
+    names = sorted(p.name for p in photos.iterdir())[:3]
+    for folder, name, source in (("a", "x.jpg", 0), ("b", "x.jpg", 1), ("b", "y.jpg", 2)):
+        (tmp_path/folder).mkdir(exist_ok=True)
+        shutil.copy(photos/names[source], tmp_path/folder/name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lines(path): return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def listed(monkeypatch, data): monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_photographs_of_several_places_keep_apart(ccd, run, two, monkeypatch):
+    before = {p: p.read_bytes() for p in two.rglob("*.jpg")}
+    code, out, err = ccd("predict", run, "a", "b/x.jpg", "b", "--out", "tags.jsonl")
+    rows = lines(two/"tags.jsonl")
+    assert code == 0 and [r["image"] for r in rows] == ["a/x.jpg", "b/x.jpg", "b/y.jpg"] and err == [], err
+    assert all(list(r) == ["image", "tags", "scores"] and list(r["scores"]) == TOY14 for r in rows)
+    code, _, _ = ccd("predict", run, "b", "--out", "b.jsonl")
+    alone = lines(two/"b.jsonl")
+    assert [r["image"] for r in alone] == ["x.jpg", "y.jpg"] and [r["tags"] for r in alone] == [r["tags"] for r in rows[1:]]
+    listed(monkeypatch, b"b/y.jpg\n\ngone.jpg\r\nb/../b/y.jpg\n")
+    code, out, err = ccd("predict", run, "-", "a", "--out", "list.jsonl")
+    assert code == 0 and [r["image"] for r in lines(two/"list.jsonl")] == ["b/y.jpg", "a/x.jpg"]
+    assert err[-2:] == ["left out b/../b/y.jpg: taken already, by another name", "left out gone.jpg: No such file or directory"]
+    listed(monkeypatch, b"b/y.jpg\0a/x.jpg\0")
+    assert ccd("predict", run, "-", "--out", "zero.csv")[0] == 0
+    assert [line.split(",")[0] for line in (two/"zero.csv").read_text().splitlines()] == ["image", "b/y.jpg", "a/x.jpg"]
+    assert {p: p.read_bytes() for p in two.rglob("*.jpg")} == before
+
+
+def test_one_list_is_written_alike_by_label(ccd, two):
+    args = ["label", "a", "b", "--classes", "star, moon", "--preset", "toy"]
+    assert ccd(*args, "--out", "l.jsonl")[0] == ccd(*args, "--out", "l.csv")[0] == 0
+    rows = lines(two/"l.jsonl")
+    assert [r["image"] for r in rows] == ["a/x.jpg", "b/x.jpg", "b/y.jpg"]
+    assert ",".join(rows[0]) == (two/"l.csv").read_text().splitlines()[0]
+    code, _, err = ccd(*args, "--out", "l.jsonl")
+    assert code == 2 and err == ["ccd: l.jsonl exists already: give another --out, or --overwrite"]
+    (two/"l.jsonl").write_text("old")
+    assert ccd(*args, "--out", "l.jsonl", "--overwrite")[0] == 0 and lines(two/"l.jsonl") == rows
+
+
+def test_nothing_is_written_over_unasked(ccd, run, two):
+    args = ["predict", run, "a", "--out", "t.csv", "--sheet", "s.png"]
+    assert ccd(*args)[0] == 0
+    made = (two/"t.csv").read_bytes()
+    (two/"t.csv").write_text("old")
+    code, _, err = ccd(*args)
+    assert code == 2 and err == ["ccd: t.csv exists already: give another --out, or --overwrite"]
+    assert (two/"t.csv").read_text() == "old"
+    (two/"s.png").write_text("old")
+    assert ccd(*args, "--overwrite")[0] == 0 and (two/"t.csv").read_bytes() == made and (two/"s.png").stat().st_size > 1000
+    original = (two/"b"/"x.jpg").read_bytes()
+    os.symlink(two/"b"/"x.jpg", two/"a"/"link.jpg")
+    for sheet in ("a/x.jpg", "a/link.jpg", "b/x.jpg"):
+        code, _, err = ccd("predict", run, "a", "--out", "t.csv", "--sheet", sheet, "--overwrite")
+        assert code == 2 and err[-1] == f"ccd: {sheet} is one of the photographs: give another --sheet"
+    assert (two/"b"/"x.jpg").read_bytes() == original and (two/"t.csv").read_bytes() == made
+
+
+def test_a_threshold_for_all_or_for_one(ccd, run, two):
+    assert ccd("predict", run, "b", "--out", "t.jsonl", "--threshold", "star=0", "--threshold", 1)[0] == 0
+    assert [r["tags"] for r in lines(two/"t.jsonl")] == [["star"]]*2
+
+
+@pytest.mark.parametrize("args, said", [
+    (["a", "--threshold", "owl=.5"], "--threshold owl=.5: the model has no class 'owl', it has star, "),
+    (["a", "--threshold", "star=2"], "--threshold star=2: give a probability, from 0 to 1, or CLASS=PROBABILITY"),
+    (["a", "--threshold", "high"], "--threshold high: give a probability"),
+    (["a", "c"], "c is not there: give a folder, a photograph, or -"),
+    (["a/z.jpg"], "a/z.jpg is not there: "),
+    (["-"], "no photograph is given: name folders or files"),
+    (["a", "--out", "t.txt"], "--out t.txt: end it in .csv or .md or .parquet or .jsonl"),
+])
+def test_a_mistake_is_one_line(ccd, run, two, monkeypatch, args, said):
+    listed(monkeypatch, b"\n")
+    code, out, err = ccd("predict", run, *args)
+    assert (code, out, len(err)) == (2, "", 1) and err[0].startswith(f"ccd: {said}"), err
+    assert not (two/"tags.csv").exists()
