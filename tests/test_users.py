@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
+from ccd import fit, load
 from ccd.classes import TOY14
 from ccd.settings import settings
 from ccd.student import create_student, save_model
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -107,3 +107,14 @@ def test_a_mistake_is_one_line(ccd, run, two, monkeypatch, args, said):
     code, out, err = ccd("predict", run, *args)
     assert (code, out, len(err)) == (2, "", 1) and err[0].startswith(f"ccd: {said}"), err
     assert not (two/"tags.csv").exists()
+
+
+@pytest.mark.parametrize("method", ["ccd", "discriminant"])
+def test_the_same_from_python(ccd, small, photos, two, method):
+    "Five lines; a student or a discriminant, the rows are those of the command."
+    made = fit(photos, "star, moon", two/"run", small(train__epochs=2), limit=8, cache="none", method=method)
+    model = load(made)
+    rows = model.predict(["a", "b/y.jpg", "gone.jpg"])
+    assert model.left_out == {"gone.jpg": "No such file or directory"} and [r["image"] for r in rows] == ["a/x.jpg", "b/y.jpg"]
+    assert ccd("predict", made, "a", "b/y.jpg", "--out", "t.jsonl")[0] == 0 and lines(two/"t.jsonl") == rows
+    assert model.predict("b", .0)[0]["image"] == "x.jpg" and model.left_out == {}
