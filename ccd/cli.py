@@ -4,12 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'Model', 'fit', 'label', 'cache', 'bench', 'predict', 'evaluate', 'compare', 'ablate', 'settings', 'presets',
-           'demo', 'toy', 'data', 'main']
+           'checks', 'demo', 'toy', 'data', 'main']
 
 # %% ../nbs/49_cli.ipynb #22101090
-import logging
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -28,20 +25,24 @@ from ccd.options import (
     Root,
     Source,
     Threshold,
+    Version,
     grouped,
     read_paths,
     read_split,
-    said,
+    run_app,
     say_left_out,
-    setting_values,
     show_columns,
     show_presets,
     show_run,
+    show_settings,
 )
 
 # %% ../nbs/49_cli.ipynb #31a43620
 app = typer.Typer(name="ccd", cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Unlabelled photographs and a list of class names in, a small, fast multi-label classifier out.")
+
+@app.callback()
+def _common(version: Version = False): pass
 
 # %% ../nbs/49_cli.ipynb #44d9eb7e
 @app.command()
@@ -203,13 +204,20 @@ def ablate(
 # %% ../nbs/49_cli.ipynb #44d9eb05
 @app.command()
 def settings(preset: Annotated[str, typer.Option(help="A preset; `ccd presets` sets them side by side.")] = "cpu"):
-    "List every setting and its value in a preset."
-    for k, v in setting_values(preset).items(): typer.echo(f"{k} = {v}")
+    "List every setting: its value in a preset, and what it means."
+    show_settings(preset)
 
 @app.command()
 def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that are equal in all presets.")] = False):
     "Set the presets side by side, with the source of each value.  Example: ccd presets --all"
     show_presets(every)
+
+@app.command()
+def checks(cache: CacheDir = None):
+    "Show what this machine has: versions, device, the teachers' weights, the cache."
+    from ccd.checks import checks
+    from ccd.core import visible
+    for what, found in checks(cache).items(): typer.echo(visible(f"{what:<26}{found}"))
 
 # %% ../nbs/49_cli.ipynb #49a00003
 @app.command()
@@ -264,15 +272,4 @@ def data(
 # %% ../nbs/49_cli.ipynb #54060038
 def main():
     "Entry point of the `ccd` command."
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait give way to other processes soon; read when torch is loaded
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
-    log = logging.getLogger("ccd")
-    log.setLevel(logging.INFO)
-    log.handlers, log.propagate = [logging.StreamHandler()], False  # to standard error, a line each, once
-    try: app()
-    except (Exception, KeyboardInterrupt) as e:
-        code, line = said(e)
-        typer.echo(f"ccd: {line}", err=True)
-        if isinstance(e, OSError): sys.stdout = None  # what could not be printed is not tried again at the end
-        raise SystemExit(code) from None
+    run_app(app)

