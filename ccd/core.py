@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
+from tqdm.asyncio import tqdm
 
 # %% ../nbs/00_core.ipynb #00a00021
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories: control, format, half of a pair, line and paragraph ends

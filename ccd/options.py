@@ -50,6 +50,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over what is
 Threshold = Annotated[Optional[list[str]], typer.Option(
     metavar="[CLASS=]P", help="A probability, for all classes or for one; the model's own where none is given. May be repeated.")]
 
+def _show_version(asked:bool):
+    if not asked: return
+    from ccd import __version__
+    typer.echo(f"ccd {__version__}")
+    raise typer.Exit
+
+Version = Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")]
+
+# %% ../nbs/48_options.ipynb #48a00025
 def read_paths(
     given:list[Path]  # - = what standard input lists, a path a line
 ) -> list:
@@ -69,14 +78,7 @@ def say_left_out(
     from ccd.core import visible
     for name, reason in left_out.items(): typer.echo(visible(f"left out {name}: {reason}"), err=True)
 
-def _show_version(asked:bool):
-    if not asked: return
-    from ccd import __version__
-    typer.echo(f"ccd {__version__}")
-    raise typer.Exit
-
-Version = Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")]
-
+# %% ../nbs/48_options.ipynb #48a00028
 def read_split(name, root, split, limit=None):
     "A split of a benchmark, or its first photographs."
     from ccd.benchmarks import read_benchmark

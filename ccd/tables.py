@@ -63,6 +63,7 @@ def _jsonl(columns, path):
 
 WRITERS = {".csv": _csv, ".md": _markdown, ".parquet": _parquet, ".jsonl": _jsonl}  # ending: function of columns and path
 
+# %% ../nbs/09_tables.ipynb #09a00011
 def check_table(
     path,                # a file that will be written
     option:str="--out",  # what a user calls it
