@@ -1,4 +1,5 @@
 "In users' hands: photographs from several places, tags in their format, nothing written over unasked."
+import csv
 import io
 import itertools
 import json
@@ -63,6 +64,14 @@ def test_photographs_of_several_places_keep_apart(ccd, run, two, monkeypatch):
     assert ccd("predict", run, "-", "--out", "zero.csv")[0] == 0
     assert [line.split(",")[0] for line in (two/"zero.csv").read_text().splitlines()] == ["image", "b/y.jpg", "a/x.jpg"]
     assert {p: p.read_bytes() for p in two.rglob("*.jpg")} == before
+
+
+def test_a_list_of_tags_is_joined_where_cells_are_flat(ccd, run, two):
+    for ending in ("jsonl", "csv"): assert ccd("predict", run, "b", "--threshold", ".5", "--out", f"t.{ending}")[0] == 0
+    flat = list(csv.DictReader(open(two/"t.csv", encoding="utf-8")))
+    assert list(flat[0]) == ["image", "tags", *TOY14] and any(";" in r["tags"] for r in flat)
+    for r, q in zip(flat, lines(two/"t.jsonl")):
+        assert r["tags"].split(";") == q["tags"] and all(r[c] == f"{v:.4f}" for c, v in q["scores"].items())
 
 
 def test_one_list_is_written_alike_by_label(ccd, two):
