@@ -4,12 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'Model', 'fit', 'label', 'cache', 'bench', 'predict', 'evaluate', 'compare', 'ablate', 'settings', 'presets',
-           'demo', 'toy', 'data', 'main']
+           'checks', 'demo', 'toy', 'data', 'main']
 
 # %% ../nbs/49_cli.ipynb #22101090
-import logging
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -23,20 +20,29 @@ from ccd.options import (
     Group,
     Limit,
     Measurement,
+    Overwrite,
+    Paths,
     Root,
     Source,
+    Threshold,
+    Version,
     grouped,
+    read_paths,
     read_split,
-    said,
-    setting_values,
+    run_app,
+    say_left_out,
     show_columns,
     show_presets,
     show_run,
+    show_settings,
 )
 
 # %% ../nbs/49_cli.ipynb #31a43620
 app = typer.Typer(name="ccd", cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Unlabelled photographs and a list of class names in, a small, fast multi-label classifier out.")
+
+@app.callback()
+def _common(version: Version = False): pass
 
 # %% ../nbs/49_cli.ipynb #44d9eb7e
 @app.command()
@@ -67,22 +73,22 @@ def fit(
     show_run(run, read_json(run/"metrics.json"), per_class)
 
 # %% ../nbs/49_cli.ipynb #1abe1001
-def _left_out(broken):
-    from ccd.core import visible
-    for name, reason in broken.items(): typer.echo(visible(f"left out {name}: {reason}"), err=True)
-
 @app.command()
 @grouped
 def label(
-    photos: Annotated[Path, typer.Argument(help="Any folder tree of images.")], choices: Choices, classes: Classes = None,
-    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .md.")] = Path("labels.parquet"),
+    photos: Paths, choices: Choices, classes: Classes = None,
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv, .jsonl or .md.")] = Path("labels.parquet"),
+    overwrite: Overwrite = False,
     grid: Annotated[bool, typer.Option("--grid", help="Look again at the 3×3 parts of each photograph, and update.")] = False,
     limit: Limit = None, cache: CacheDir = None,
 ):
     "Label PHOTOS by the teacher alone; another class list costs no second look.  Example: ccd label photos/ --classes \"dog, cat\""
+    from ccd.predict import gather
     from ccd.run import label
-    n, broken = label(photos, classes, out, choices.settings(), grid, limit, cache=cache)
-    _left_out(broken)
+    from ccd.tables import check_table
+    check_table(out, new=not overwrite)
+    n, broken = label(gather(read_paths(photos)), classes, out, choices.settings(), grid, limit, cache=cache, overwrite=overwrite)
+    say_left_out(broken)
     typer.echo(f"{n} photographs: {out}")
 
 # %% ../nbs/49_cli.ipynb #1abe1002
@@ -129,23 +135,22 @@ Model = Annotated[Path, typer.Argument(help="Run folder, or its model/ folder.")
 
 @app.command()
 def predict(
-    model: Model, photos: Annotated[Path, typer.Argument(help="Any folder tree of images.")],
-    out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .md.")] = Path("tags.csv"),
-    threshold: Annotated[Optional[float], typer.Option(
-        min=0, max=1, help="One threshold for all classes; the model's own if left out.")] = None,
+    model: Model, photos: Paths,
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .jsonl, .parquet or .md.")] = Path("tags.csv"),
+    threshold: Threshold = None, overwrite: Overwrite = False,
     sheet: Annotated[Optional[Path], typer.Option(help="A .jpg or .png for a picture of 30 of them with their tags.")] = None,
     device: Device = "auto",
 ):
     "Write the tags of PHOTOS to a file.  Example: ccd predict runs/photos-1 more_photos/ --out tags.csv"
-    from ccd.core import check_output
-    from ccd.predict import tag, write_sheet, write_tags
+    from ccd.predict import check_sheet, gather, tag, write_sheet, write_tags
     from ccd.tables import check_table
-    check_table(out, new=True)
-    if sheet: check_output(sheet, ".jpg", ".png", option="--sheet", new=True)
-    rows, broken = tag(model, photos, threshold, device)
-    write_tags(rows, out)
-    if sheet: write_sheet(sheet, photos, rows)
-    _left_out(broken)
+    check_table(out, new=not overwrite)
+    found = gather(read_paths(photos))
+    if sheet: check_sheet(sheet, found, overwrite)
+    rows, broken = tag(model, found, threshold, device)
+    write_tags(rows, out, overwrite)
+    if sheet: write_sheet(sheet, found, rows, overwrite)
+    say_left_out(broken)
     typer.echo(f"{len(rows)} photographs, {sum(len(r['tags']) for r in rows)/len(rows):.1f} tags each: {out}")
 
 # %% ../nbs/49_cli.ipynb #44d9eb03
@@ -204,13 +209,20 @@ def ablate(
 # %% ../nbs/49_cli.ipynb #44d9eb05
 @app.command()
 def settings(preset: Annotated[str, typer.Option(help="A preset; `ccd presets` sets them side by side.")] = "cpu"):
-    "List every setting and its value in a preset."
-    for k, v in setting_values(preset).items(): typer.echo(f"{k} = {v}")
+    "List every setting: its value in a preset, and what it means."
+    show_settings(preset)
 
 @app.command()
 def presets(every: Annotated[bool, typer.Option("--all", help="Settings too that are equal in all presets.")] = False):
     "Set the presets side by side, with the source of each value.  Example: ccd presets --all"
     show_presets(every)
+
+@app.command()
+def checks(cache: CacheDir = None):
+    "Show what this machine has: versions, device, the teachers' weights, the cache."
+    from ccd.checks import checks
+    from ccd.core import visible
+    for what, found in checks(cache).items(): typer.echo(visible(f"{what:<26}{found}"))
 
 # %% ../nbs/49_cli.ipynb #49a00003
 @app.command()
@@ -265,15 +277,4 @@ def data(
 # %% ../nbs/49_cli.ipynb #54060038
 def main():
     "Entry point of the `ccd` command."
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait give way to other processes soon; read when torch is loaded
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
-    log = logging.getLogger("ccd")
-    log.setLevel(logging.INFO)
-    log.handlers, log.propagate = [logging.StreamHandler()], False  # to standard error, a line each, once
-    try: app()
-    except (Exception, KeyboardInterrupt) as e:
-        code, line = said(e)
-        typer.echo(f"ccd: {line}", err=True)
-        if isinstance(e, OSError): sys.stdout = None  # what could not be printed is not tried again at the end
-        raise SystemExit(code) from None
+    run_app(app)

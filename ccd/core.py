@@ -18,20 +18,18 @@ import stat
 import sys
 import time
 import unicodedata
-from collections import deque
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
+from tqdm.asyncio import tqdm
 
 # %% ../nbs/00_core.ipynb #00a00021
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories: control, format, half of a pair, line and paragraph ends
-_JOINERS = "\u200c\u200d"                   # part of words and of emoji
 
 def unseen(x:str) -> bool:
     "Whether a character cannot be seen, and a terminal may act on it."
-    return unicodedata.category(x) in _UNSEEN and x not in _JOINERS
+    return unicodedata.category(x) in _UNSEEN and x not in "\u200c\u200d"  # joiners, of words and of emoji
 
 def visible(text:str) -> str:
     "`text` with an escape for every character that cannot be seen."
@@ -86,19 +84,21 @@ def autocast(
 log = logging.getLogger("ccd")
 
 class _Bar(tqdm):
-    "A bar that ends the work after the turn in which `stoppable` was asked to."
-    asked = False
-    def _turn(self):
+    "A bar that ends the work after the turn in which `stoppable` was asked to; a line a minute of all bars where it is not seen."
+    asked, told = False, time.monotonic()
+    def __iter__(self):
+        with self:
+            for x in self.iterable:
+                yield x
+                self.update()
+    def update(self, n:int=1):
+        super().update(n)
+        if not self.disable and self.delay and time.monotonic() - _Bar.told >= 60:
+            _Bar.told = time.monotonic()
+            log.info("%s", " ".join(str(self).split()))
         if not _Bar.asked: return
         if hasattr(self.iterable, "close"): self.iterable.close()  # what waits in a pool is not begun
         raise KeyboardInterrupt
-    def __iter__(self):
-        for x in super().__iter__():
-            yield x
-            self._turn()
-    def update(self, n:int=1):
-        super().update(n)
-        self._turn()
 
 def progress(
     it=None,         # what to go through; None = updated by hand
@@ -107,9 +107,10 @@ def progress(
     show:bool=True,  # False: never
     **kw             # as for `tqdm`
 ):                   # a `tqdm`
-    "A progress bar with rate and time left; silent when standard error is not a terminal."
-    watched = show and sys.stderr.isatty()
-    return _Bar(it, desc=f"{desc:<16}", disable=not watched, dynamic_ncols=True, file=sys.stderr, **kw)
+    "A progress bar with rate and time left; when standard error is not a terminal, a line a minute in `log`."
+    seen, line = sys.stderr.isatty(), "{desc}: {n_fmt} of {total_fmt} {unit}, {remaining} left"
+    how = dict(desc=f"{desc:<16}", dynamic_ncols=True) if seen else dict(desc=desc, ncols=999, delay=float("inf"), bar_format=line)
+    return _Bar(it, disable=not show, file=sys.stderr, **how, **kw)
 
 class Clock(dict):
     "Seconds by stage: `with clock('label'): …`."
@@ -232,9 +233,9 @@ def _aside(path):
 # %% ../nbs/00_core.ipynb #00a00017
 def _paths(root):
     "As `walk`, with whole paths as the system gives them."
-    folders, links, entered = [str(root)], deque(), set()
+    folders, links, entered = [str(root)], [], set()
     while folders or links:
-        here = folders.pop() if folders else links.popleft()
+        here = folders.pop() if folders else links.pop(0)
         real = os.path.realpath(here)
         if real in entered:
             yield here + "/", "taken already, by another name"
@@ -266,8 +267,7 @@ def walk(
 ):        # yields names below `root`, with forward slashes, a folder's ends in one; and why it is left out, or None
     "Every file below `root`, and every folder that is not entered."
     for path, why in _paths(root):
-        name = Path(path).relative_to(root).as_posix() + "/"*path.endswith("/")
-        yield name.encode(errors="backslashreplace").decode(), why
+        yield (Path(path).relative_to(root).as_posix() + "/"*path.endswith("/")).encode(errors="backslashreplace").decode(), why
 
 # %% ../nbs/00_core.ipynb #00a00007
 def check_output(
@@ -279,6 +279,6 @@ def check_output(
     "`path`; `CCDError` where it cannot be written."
     path = Path(path)
     if path.suffix not in suffixes: raise CCDError(f"{option} {path}: end it in {' or '.join(suffixes)}")
-    if new and path.exists(): raise CCDError(f"{path} exists already: give another {option}, or remove it")
+    if new and path.exists(): raise CCDError(f"{path} exists already: give another {option}, or --overwrite")
     if not path.parent.is_dir(): raise CCDError(f"{path.parent} is not a folder: make it, or give another {option}")
     return path

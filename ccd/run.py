@@ -213,15 +213,16 @@ def fit(
 def label(
     photos,                     # a folder, `Photos`, or a split of a `Benchmark`
     classes=None,               # file, "dog, cat", or list; a benchmark brings its own
-    out="labels.parquet",       # file to write, which does not exist yet; its ending says how
+    out="labels.parquet",       # file to write; its ending says how
     s:Settings|None=None,       # None = the `cpu` preset
     grid:bool=False,            # look again at the 3×3 parts of each photograph, and update
     limit:int|None=None,        # only the first `limit` photographs
     teacher:Teacher|None=None,  # None = the one that `s.teacher` names
-    cache=None                  # where embeddings are kept, as for `open_cache`
+    cache=None,                 # where embeddings are kept, as for `open_cache`
+    overwrite:bool=False        # `out` may exist, and is replaced
 ) -> tuple[int, dict[str, str]]:  # photographs labelled; why each file or folder that was left out is no part of them
     "Write initial, local and final labels by the teacher alone. Raises `CCDError` for what a user can mend."
-    s, out = s or settings(), check_table(out, new=True)
+    s, out = s or settings(), check_table(out, new=not overwrite)
     source, _, classes = read_source(photos, classes)
     photos = first(source.photos if isinstance(source, Benchmark) else source, limit)
     with stoppable(lambda: f"stopped before {out} was written"):

@@ -7,6 +7,7 @@ __all__ = ['WRITERS', 'markdown', 'check_table', 'write_table']
 
 # %% ../nbs/09_tables.ipynb #09a00003
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,19 @@ def markdown(
     return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
 
 # %% ../nbs/09_tables.ipynb #09a0000b
-def _markdown(columns, path): path.write_text(markdown(columns) + "\n", encoding="utf-8")
+def _flat(columns):
+    "`columns` without lists or objects in their cells."
+    flat = {}
+    for name, cells in columns.items():
+        kind = type(next(iter(cells), None))
+        if kind is dict: flat |= {k: [c[k] for c in cells] for k in cells[0]}
+        else: flat[name] = [";".join(c) for c in cells] if kind is list else cells
+    return flat
+
+def _markdown(columns, path): path.write_text(markdown(_flat(columns)) + "\n", encoding="utf-8")
 
 def _parquet(columns, path):
-    with open(path, "wb") as f: pq.write_table(pa.table(columns), f)  # pyarrow takes no path that is not UTF-8
+    with open(path, "wb") as f: pq.write_table(pa.table(_flat(columns)), f)  # pyarrow takes no path that is not UTF-8
 
 def _is_number(text):
     try: float(text)
@@ -42,11 +52,18 @@ def _cell(v):
     return v
 
 def _csv(columns, path):
+    columns = _flat(columns)
     with open(path, "w", newline="", encoding="utf-8") as f:
         csv.writer(f).writerows(map(_cell, row) for row in (columns, *zip(*columns.values())))
 
-WRITERS = {".csv": _csv, ".md": _markdown, ".parquet": _parquet}  # ending: function of columns and path
+def _jsonl(columns, path):
+    rows = (dict(zip(columns, row)) for row in zip(*columns.values()))
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(row, ensure_ascii=False, default=np.generic.item) + "\n" for row in rows)
 
+WRITERS = {".csv": _csv, ".md": _markdown, ".parquet": _parquet, ".jsonl": _jsonl}  # ending: function of columns and path
+
+# %% ../nbs/09_tables.ipynb #09a00011
 def check_table(
     path,                # a file that will be written
     option:str="--out",  # what a user calls it

@@ -9,6 +9,7 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported: no test waits for a network
 
+from ccd import core
 from ccd.settings import settings
 from ccd.toy import write_toy
 
@@ -75,6 +76,7 @@ def ccd(monkeypatch, capsys):
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["ccd", *map(str, args)])
+        monkeypatch.setattr(core._Bar, "told", core.time.monotonic())  # as in a process of its own, whose first minute is silent
         with pytest.raises(SystemExit) as e: main()
         got = capsys.readouterr()
         return e.value.code or 0, got.out, got.err.strip().splitlines()

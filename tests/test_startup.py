@@ -2,10 +2,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from nbdev.config import update_version
 
+import ccd
 from ccd.settings import settings
 from ccd.student import create_student, save_model
 
@@ -27,7 +30,7 @@ def command(*args):
 
 
 @pytest.mark.parametrize("code, may", [
-    ("import ccd", ""),
+    ("import ccd; assert {'fit', 'label', 'load'} <= {*dir(ccd)}", ""),
     ("import ccd.cli", ""),
     (command("--help"), "rich"),
     (command("settings"), "pydantic"),
@@ -35,6 +38,20 @@ def command(*args):
 ])
 def test_what_is_not_used_is_not_loaded(code, may):
     assert loaded(code) <= set(may.split())
+
+
+def test_fit_label_and_load_are_read_when_they_are_asked_for():
+    assert "torch" in loaded("from ccd import fit, label, load\nimport ccd.run, ccd.predict\n"
+                             "assert (fit, label, load) == (ccd.run.fit, ccd.run.label, ccd.predict.load)")
+    with pytest.raises(AttributeError, match="module 'ccd' has no attribute 'fits'"): ccd.fits
+
+
+def test_an_export_leaves_them(tmp_path):
+    "nbdev writes the line of the version there, and no other."
+    ours = Path(ccd.__file__).read_text(encoding="utf-8")
+    (tmp_path/"__init__.py").write_text(ours.replace(f'"{ccd.__version__}"', '"0.0.0"'))
+    update_version(tmp_path)
+    assert (tmp_path/"__init__.py").read_text() == ours and "def __getattr__" in ours
 
 
 def test_a_second_list_of_labels_asks_no_model(photos, tmp_path):
