@@ -462,3 +462,8 @@ def test_views_are_looked_at_as_the_settings_say(coloured):
 def test_shrinkages_that_are_tried():
     "From nearly none to nearly all, evenly."
     assert np.allclose(np.diff(SHRINKAGE), .2) and np.isclose(np.mean(SHRINKAGE), .5)
+
+
+def test_truth_and_scores_have_one_shape():
+    for measure in (average_precision, mean_ap):
+        with pytest.raises(ValueError, match=r"truth .2, 3. and scores .2, 2. differ in shape"): measure(np.eye(2, 3), np.eye(2))
