@@ -66,7 +66,9 @@ def read_paths(
     from ccd.core import CCDError
     paths = []
     for path in given:
-        if str(path) == "-": paths += map(os.fsdecode, sys.stdin.buffer.read().replace(b"\0", b"\n").splitlines())
+        if str(path) == "-":
+            if sys.stdin is None: raise CCDError("-: standard input is closed: give a folder or a photograph, or a list of them there")
+            paths += map(os.fsdecode, sys.stdin.buffer.read().replace(b"\0", b"\n").splitlines())
         elif path.exists(): paths.append(path)
         else: raise CCDError(f"{path} is not there: give a folder, a photograph, or - for a list of them on standard input")
     return [p for p in paths if p != ""]

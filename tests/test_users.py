@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,8 @@ import torch
 from ccd import __version__ as version
 from ccd import fit, load
 from ccd.classes import TOY14
-from ccd.core import progress
+from ccd.core import CCDError, progress
+from ccd.options import read_paths
 from ccd.settings import MEANINGS, flat, settings
 from ccd.student import create_student, save_model
 
@@ -191,3 +193,8 @@ def test_a_terminal_has_its_bar_and_no_lines(monkeypatch, capsys):
     assert heard == []
     list(progress(range(3), "decode"))
     assert len(heard) == 3 and capsys.readouterr().err == ""
+
+
+def test_a_list_where_standard_input_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(CCDError, match="-: standard input is closed: give a folder or a photograph"): read_paths([Path("-")])
