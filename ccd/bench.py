@@ -46,7 +46,8 @@ def label_rows(
     "`label_vs_pure`: with an empty cache. `relabel_vs_label`: another class list."
     s = replace(s, labels=replace(s.labels, source="text"))
     x = _pixels(photos, teacher.size, s.teacher.batch)
-    teacher.embed_pixels(x[0])  # what is made when it is first asked
+    teacher.embed_pixels(x[0])
+    teacher.embed_text(VOC20)  # both make what they need when they are first asked
     pure = _timed(lambda: [teacher.embed_pixels(b) for b in x])
     with tempfile.TemporaryDirectory() as d:
         more = dict(s=s, teacher=teacher, cache=Path(d)/"cache")

@@ -127,7 +127,8 @@ def bench(
     found = source.read(split)
     photos = found.photos if source.benchmark else list_photos(found)
     b = bench(first(photos, source.limit or 100), choices.settings())
-    show_columns(b["provenance"]["data"], {k: [r[k] for r in b["rows"]] for k in ("name", "ratio", "seconds", "beside")})
+    show_columns(b["provenance"]["data"], {
+        "name": [r["name"] for r in b["rows"]], **{k: [f"{r[k]:.2f}" for r in b["rows"]] for k in ("ratio", "seconds", "beside")}})
     if out: write_json(out, b)
 
 # %% ../nbs/49_cli.ipynb #44d9eb02

@@ -237,7 +237,7 @@ def test_a_benchmark_of_labelling(monkeypatch):
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(bench, "view_batches", lambda *a: [(None, "x"), (None, "y")])
     monkeypatch.setattr(bench, "label", lambda photos, classes, out, s, teacher, cache: said.append((classes, s.labels.source)))
-    teacher = SimpleNamespace(size=8, embed_pixels=said.append)
+    teacher = SimpleNamespace(size=8, embed_pixels=said.append, embed_text=lambda texts: None)
     label, again = bench.label_rows(["a", "b", "c"], settings("toy", labels__source="both"), teacher)
     assert label == dict(name="label_vs_pure", ratio=3, seconds=6, beside=2) and again == dict(
         name="relabel_vs_label", ratio=1/6, seconds=1, beside=6)
