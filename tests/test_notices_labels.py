@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from ccd import losses, run
+from ccd.benchmarks import Benchmark
 from ccd.bias import Bias, Calibration, calibrate, debias, entropy, estimate_bias, estimate_calibration, match_sharpness
 from ccd.cache import Cache, cache_contents, content, open_cache, prune_cache, view_keys, view_mode
 from ccd.classes import parse_class, prompts, read_classes
@@ -23,6 +24,7 @@ from ccd.discriminant import SHRINKAGE, Gaussians, bank, bank_size, fit_discrimi
 from ccd.distill import DistillResult
 from ccd.metrics import ap_by_class, average_precision, mean_ap, micro_f1
 from ccd.options import show_run
+from ccd.predict import evaluate
 from ccd.pseudo_labels import LabelRule, confidence, max_over_views, smooth, update
 from ccd.results import Rows, differences, mean_sd, settings_changes, spread, summary, tidy_columns
 from ccd.scorer import Scorer, cached_views, class_probabilities
@@ -467,3 +469,26 @@ def test_shrinkages_that_are_tried():
 def test_truth_and_scores_have_one_shape():
     for measure in (average_precision, mean_ap):
         with pytest.raises(ValueError, match=r"truth .2, 3. and scores .2, 2. differ in shape"): measure(np.eye(2, 3), np.eye(2))
+
+
+def test_a_photograph_that_is_gone_is_named(coloured, tmp_path):
+    gone = Photos(coloured.root, [*coloured.names, "gone.png"])
+    with pytest.raises(CCDError, match="gone.png cannot be read: is it still there"): cached_views(Words(), gone, cache=Cache(tmp_path))
+
+
+def test_a_teacher_that_changed_its_width_does_not_fill_up_old_rows(coloured, tmp_path):
+    cache = Cache(tmp_path)
+    cached_views(Words(), coloured.take([0]), cache=cache)
+    class Narrow(Words):
+        def embed_pixels(self, x): return super().embed_pixels(x)[:, :2]
+    with pytest.raises(CCDError, match="embeddings of another width than words gives: remove them with `ccd cache --prune aaaaaaaaaaaa`"):
+        cached_views(Narrow(), coloured.take([0, 1]), cache=cache)
+
+
+def test_a_measured_split_is_whole_and_of_the_same_classes(coloured, tmp_path):
+    (tmp_path/"a.png").write_text("x")
+    student = create_student(StudentSettings(backbone="tf_efficientnet_lite0", weights="random", size=64), ["cat", "owl"])
+    torn = Benchmark("torn", "val", Photos(tmp_path, ["a.png"]), ["cat", "owl"], np.eye(1, 2, dtype=bool), [[]])
+    with pytest.raises(CCDError, match="a.png cannot be decoded .1 in all.: a measured split must be whole"): evaluate(student, torn)
+    with pytest.raises(CCDError, match="the evaluation split torn has other classes than the training photographs"):
+        run.fit(coloured, ["cat", "dog"], tmp_path/"run", evaluation=torn)
