@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ccd import student as student_module
+from ccd import weights
 from ccd.cache import Cache, cache_contents
 from ccd.core import CCDError, InUse, locked
 from ccd.data import list_photos
@@ -81,3 +83,24 @@ def test_a_path_has_one_writer(tmp_path):
         with pytest.raises(InUse, match="rows.json is being written by another process: wait for it, or give another --out"):
             with locked(tmp_path/"rows.json"): pass
     with locked(tmp_path/"rows.json"): pass
+
+
+def test_a_loss_that_is_not_finite_names_what_to_lower(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path/"a.png")
+    student = create_student(StudentSettings(backbone="tf_efficientnet_lite0", weights="random", size=64), ["a", "b"])
+    trainer = Trainer(student, list_photos(tmp_path), TrainSettings(freeze_norm=True), loss=lambda logits, y, index: logits.sum()*math.inf)
+    with pytest.raises(CCDError, match=r"the loss is (inf|nan|-inf) in epoch 1: lower train.lr .1e-05. or train.head_lr .1e-05."):
+        trainer.epoch(torch.zeros(1, 2))
+
+
+def test_weights_of_another_version_do_not_fit(monkeypatch):
+    monkeypatch.setattr(weights.torch, "load", lambda *a, **kw: {"a": torch.zeros(1)})
+    with pytest.raises(CCDError, match="does not fit timm's tf_efficientnet_lite0: install the timm version"):
+        weights.lite_state("tf_efficientnet_lite0")
+
+
+def test_weights_that_cannot_be_fetched_are_said_with_the_mend(monkeypatch):
+    def silent(load): raise OSError("no route")
+    monkeypatch.setattr(student_module, "from_hub", silent)
+    with pytest.raises(CCDError, match="the ImageNet weights of resnet18 could not be fetched .OSError.: "):
+        student_module.backbone_weights("resnet18", "imagenet")
