@@ -61,17 +61,17 @@ def student_rows(photos:Photos, s:Settings) -> list[dict]:
     student, target = create_student(s.student, VOC20, pick_device(s.device)), torch.rand(len(photos), len(VOC20))
     trainer = Trainer(student, photos, s.train)
     trainer.epoch(target)
-    x, y = torch.cat(_pixels(photos, student.size, 64)).split(s.train.batch), target.split(s.train.batch)
+    pixels = _pixels(photos, student.size, 64)
+    x, y = torch.cat(pixels).split(s.train.batch), target.split(s.train.batch)
 
     def learn():
         student.train(not s.train.freeze_norm)
         for b, t in zip(x, y): trainer.step(soft_bce(student(b.to(trainer.device)), t.to(trainer.device)))
 
     epochs, pure = _timed(trainer.epoch, target), _timed(learn)
-    x = _pixels(photos, student.size, 64)
     with torch.inference_mode():
         student.eval()
-        bare = _timed(lambda: [student(b.to(trainer.device)) for b in x])
+        bare = _timed(lambda: [student(b.to(trainer.device)) for b in pixels])
     return [_row("train_vs_pure", epochs, pure), _row("predict_vs_pure", _timed(predict, student, photos), bare)]
 
 # %% ../nbs/42_bench.ipynb #42b00005

@@ -137,10 +137,12 @@ def _drop(path:Path):
     print(f"ccd: {path} was damaged and is removed; its views will be embedded again", file=sys.stderr)
 
 # %% ../nbs/15_cache.ipynb #15ca000d
+_MODE = [name for name, _ in _ABOUT].index("mode")
+
 def _looked(path, mode):
     "Whether views in the shard at `path` may be of `mode`: what its last bytes say. A shard has one mode."
     with suppress(OSError, pa.ArrowException):
-        seen = pq.read_metadata(path).row_group(0).column(3).statistics
+        seen = pq.read_metadata(path).row_group(0).column(_MODE).statistics
         return not seen or not seen.has_min_max or seen.min <= mode <= seen.max
     return True
 

@@ -118,12 +118,13 @@ def cache(
 def bench(
     source: Source, choices: Choices, split: str = "train",
     out: Annotated[Optional[Path], typer.Option(help="A .json file to write, with where the figures come from.")] = None,
+    overwrite: Overwrite = False,
 ):
     "Time every stage against its bare tensor work (100 photographs, or --limit).  Example: ccd bench photos/ --out bench.json"
     from ccd.bench import bench
     from ccd.core import check_output, write_json
     from ccd.data import first, list_photos
-    if out: check_output(out, ".json", new=True)
+    if out: check_output(out, ".json", new=not overwrite)
     found = source.read(split)
     photos = found.photos if source.benchmark else list_photos(found)
     b = bench(first(photos, source.limit or 100), choices.settings())

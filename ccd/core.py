@@ -73,7 +73,7 @@ def pick_device(
 # %% ../nbs/00_core.ipynb #4c4e6675
 def autocast(
     device,               # a `torch.device`
-    precision:str="auto"  # fp32, bf16 or fp16; auto = float16 on CUDA, float32 elsewhere: bfloat16 costs labels points of mAP
+    precision:str="auto"  # fp32, bf16 or fp16; auto = float16 on CUDA, float32 elsewhere: bfloat16 moves labels
 ):                        # a context manager
     "The arithmetic of frozen models."
     import torch

@@ -198,3 +198,12 @@ def test_a_terminal_has_its_bar_and_no_lines(monkeypatch, capsys):
 def test_a_list_where_standard_input_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(CCDError, match="-: standard input is closed: give a folder or a photograph"): read_paths([Path("-")])
+
+
+def test_an_old_bench_is_kept_unless_it_is_asked(ccd, tmp_path, monkeypatch):
+    (tmp_path/"bench.json").write_text("old")
+    command = ["bench", tmp_path, "--out", tmp_path/"bench.json"]
+    code, _, err = ccd(*command)
+    assert code == 2 and "bench.json exists already: give another --out, or --overwrite" in err[-1]
+    code, _, err = ccd(*command, "--overwrite")  # the next thing that is wrong: there is no photograph
+    assert code == 2 and "no images found below" in err[-1] and (tmp_path/"bench.json").read_text() == "old"
